@@ -1,0 +1,3 @@
+//! ringbench: measures a node.
+
+fn main() {}

@@ -1,0 +1,28 @@
+//! Compiles proto/ to Rust without a protoc binary, and keeps the descriptors for reflection.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_WIRE").is_none() {
+        return Ok(());
+    }
+    use prost::Message as _;
+    let files =
+        ["kvstore.proto", "ringcore/v1/kv.proto", "ringcore/v1/cluster.proto", "ringcore/v1/admin.proto"];
+    let descriptors = protox::compile(files, ["proto"])?;
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None; // comments: reflection does not serve them
+    }
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), bare.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .build_server(false) // the server's router needs no Send futures: it is written by hand
+        .build_client(std::env::var_os("CARGO_FEATURE_CLIENT").is_some())
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

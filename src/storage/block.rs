@@ -1,0 +1,1 @@
+//! The log's block: header, checksum, layout of a batch.

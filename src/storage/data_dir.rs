@@ -1,0 +1,1 @@
+//! The data directory: identity, layouts, names of files.

@@ -1,0 +1,1 @@
+//! Order-independent sums over a slot's records.

@@ -1,0 +1,1 @@
+//! Operations that were named by their clients.

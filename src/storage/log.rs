@@ -1,0 +1,1 @@
+//! The writer's side of one core's log.

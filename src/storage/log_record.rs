@@ -1,0 +1,1 @@
+//! What the log says: a closed, versioned list of record kinds.

@@ -1,0 +1,14 @@
+//! One core's data on disk and in memory: table, log, snapshots, recovery. Knows nothing of other nodes.
+
+pub mod block;
+pub mod data_dir;
+pub mod digest;
+pub mod disk;
+pub mod identity;
+pub mod log;
+pub mod log_record;
+pub mod manifest;
+pub mod part;
+pub mod recovery;
+pub mod shard;
+pub mod table;

@@ -1,0 +1,1 @@
+//! A snapshot part: its format, its writer and its reader.

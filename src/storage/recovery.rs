@@ -1,0 +1,1 @@
+//! What a log means after a crash.

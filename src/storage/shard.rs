@@ -1,0 +1,1 @@
+//! One core's data: table, digests, floors, operation identities.
