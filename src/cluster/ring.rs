@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn vnode_tokens_are_stable_for_ever() {
         assert_eq!(vnode_token(1, 0), Token(3_439_722_301_264_460_078));
-        assert_eq!(vnode_token(2, 255), Token(0));
+        assert_eq!(vnode_token(2, 255), Token(14_965_165_106_782_876_391));
     }
 
     #[test]
