@@ -18,7 +18,7 @@ use crate::replication::messages::{AttemptId, Message, MessageBody, OwnedRecord,
 use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::replication::replica::{Naming, Replica, Taken};
 use crate::storage::log::{BatchPlan, Log, Ticket};
-use crate::storage::log_record::Round;
+use crate::storage::log_record::{Attempt, Round};
 use crate::storage::shard::Shard;
 use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
@@ -36,6 +36,8 @@ use xxhash_rust::xxh3::Xxh3;
 const HLC_BOUND_MS: u64 = 500;
 /// Bytes that a record takes in the log beside its key and value, at most.
 const RECORD_OVERHEAD: usize = 128;
+/// How long after the disk was full it is tried again, milliseconds.
+const SEGMENT_PAUSE_MS: u64 = 1_000;
 /// Operation identities forgotten per tick, at most.
 const EXPIRED_IDENTITIES_PER_TICK: usize = 4_096;
 
@@ -70,6 +72,8 @@ pub struct Machine {
     stats: Stats,
     /// The disk has no room for another segment.
     disk_full: bool,
+    /// Not before this is a segment asked for again.
+    ask_segment_at: Mono,
     stopping: bool,
 }
 
@@ -95,6 +99,7 @@ impl Machine {
             sweep: Sweep::default(),
             stats: Stats::default(),
             disk_full: false,
+            ask_segment_at: Mono(0),
             stopping: false,
             config,
             ring,
@@ -110,8 +115,8 @@ impl Machine {
             Event::WriteFailed(ticket) => {
                 self.replica.log_mut().failed();
                 out.at_once(Effect::Halt(format!(
-                    "writing the log of core {} failed (batch {}): what reached the disk is not known",
-                    self.config.core, ticket.0
+                    "writing the log of core {} failed ({ticket:?}): what reached the disk is not known",
+                    self.config.core
                 )));
             }
             Event::SegmentReady(segment) => {
@@ -119,7 +124,7 @@ impl Machine {
                 self.replica.log_mut().segment_ready(segment);
             }
             Event::SegmentRefused(segment) => {
-                self.disk_full = true;
+                (self.disk_full, self.ask_segment_at) = (true, now.mono.after_ms(SEGMENT_PAUSE_MS));
                 self.replica.log_mut().segment_refused(segment);
             }
             Event::Recycle(below) => self.replica.log_mut().recycle_below(below),
@@ -127,7 +132,9 @@ impl Machine {
             Event::Tick => self.tick(now, out),
             Event::Stop => self.stopping = true,
         }
-        if let Some(segment) = self.replica.log_mut().wants_segment() {
+        if now.mono >= self.ask_segment_at
+            && let Some(segment) = self.replica.log_mut().wants_segment()
+        {
             out.at_once(Effect::PrepareSegment(segment));
         }
     }
@@ -156,12 +163,12 @@ impl Machine {
 
     /// Does anything wait for the log or for time to pass? Ticks must then come every 5 ms.
     pub fn is_busy(&self) -> bool {
-        !self.coordinator.is_empty() || self.replica.log().is_busy()
+        !self.is_quiet() || self.replica.log().close_due()
     }
 
     /// Has everything that was taken on come to its end?
     pub fn is_quiet(&self) -> bool {
-        self.coordinator.is_empty() && self.replica.wait_for_all().is_none() && !self.replica.log().is_busy()
+        self.coordinator.is_empty() && self.replica.log().is_idle()
     }
 
     /// Is the disk or the memory full?
@@ -267,12 +274,10 @@ impl Machine {
     fn check_room(&self, bytes: usize, deletes: bool) -> Result<(), Failure> {
         let limits = &self.config.limits;
         let log = self.replica.log();
-        if self.coordinator.len() >= limits.operations_max
-            || log.gathering_bytes() + bytes + RECORD_OVERHEAD > limits.gathering_bytes_max
-        {
+        if self.coordinator.len() >= limits.operations_max || !log.has_room(bytes + RECORD_OVERHEAD) {
             return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
         }
-        if self.disk_full && !log.has_spare_segment() {
+        if self.disk_full && log.segments_left() == 0 {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::DiskFull) });
         }
         let memory = self.replica.shard().table().memory_bytes();
@@ -294,7 +299,11 @@ impl Machine {
         previous: bool,
         out: &mut Effects,
     ) -> Result<(), Failure> {
-        let naming = request.identity.map(|id| Naming { id, attempt: 0, payload: payload_hash(&request.operation) });
+        let naming = request.identity.map(|id| Naming {
+            id,
+            attempt: Attempt { count: 0, member: self.config.member },
+            payload_hash: payload_hash(&request.operation),
+        });
         if let Some(naming) = naming {
             self.replica.shard_mut().identities_mut().done_below(naming.id.client, request.done_below);
             if let Some(()) = self.repeat(from, key, naming, previous, out)? {
@@ -332,7 +341,7 @@ impl Machine {
         out: &mut Effects,
     ) -> Result<Option<()>, Failure> {
         let Some(entry) = self.replica.shard().identities().get(naming.id) else { return Ok(None) };
-        if entry.payload != naming.payload {
+        if entry.payload_hash != naming.payload_hash {
             return Err(Failure::not_applied(Reason::RequestIdReused));
         }
         if previous && entry.had_old && entry.old.is_none() {
@@ -470,7 +479,7 @@ impl Machine {
             self.sweep.step(&mut self.replica, now.mono, at, |slot| sets_of(ring, slot));
         }
         self.replica.shard_mut().compact_step(64 << 10);
-        self.replica.log_mut().tick(now.mono);
+        self.replica.log_mut().tick();
     }
 
     fn peer(&mut self, now: Now, from: MemberId, message: Message, out: &mut Effects) {

@@ -6,10 +6,10 @@
 
 use super::messages::Replaced;
 use crate::storage::log::{Log, Ticket};
-use crate::storage::log_record::{LogRecord, OperationEntry, Round};
+use crate::storage::log_record::{Attempt, Entry, LogRecord, OperationEntry, PurgeList, Round};
 use crate::storage::shard::{Admission, Shard};
 use crate::types::mutant::{Mutant, planted};
-use crate::types::{Hlc, RecordRef, Slot, Token, Version};
+use crate::types::{Hlc, OperationId, RecordRef, Slot, Token, Version};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -41,11 +41,11 @@ pub enum Taken {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Naming {
     /// The client's name for it.
-    pub id: crate::types::OperationId,
-    /// 0 for the first try.
-    pub attempt: u32,
+    pub id: OperationId,
+    /// Whose attempt it is.
+    pub attempt: Attempt,
     /// xxh3-64 over what was asked for.
-    pub payload: u64,
+    pub payload_hash: u64,
 }
 
 impl Replica {
@@ -82,13 +82,13 @@ impl Replica {
     /// The ticket to wait for before anything is said of a key with this token.
     pub fn wait_for(&self, token: Token) -> Option<Ticket> {
         let ticket = self.pending[place(token)];
-        (ticket > self.log.durable_ticket() && !planted(Mutant::ReadBeforeDurable)).then_some(ticket)
+        (ticket > self.log.durable().0 && !planted(Mutant::ReadBeforeDurable)).then_some(ticket)
     }
 
     /// The ticket to wait for before anything is said of any key.
     pub fn wait_for_all(&self) -> Option<Ticket> {
         let last = self.log.last_ticket();
-        (last > self.log.durable_ticket()).then_some(last)
+        (last > self.log.durable().0).then_some(last)
     }
 
     /// Offers a record. `at` judges whether what it replaces was alive; its value is copied if `previous`.
@@ -116,10 +116,9 @@ impl Replica {
             return (Taken::NoPlace, replaced);
         }
         let operation = naming.map(|naming| OperationEntry {
-            client: naming.id.client,
-            request: naming.id.request,
+            id: naming.id,
             attempt: naming.attempt,
-            payload: naming.payload,
+            payload_hash: naming.payload_hash,
             replaced: replaced.version,
             had_old: replaced.value.is_some(),
         });
@@ -128,7 +127,7 @@ impl Replica {
             self.shard.remember(operation, record.version, old);
         }
         let operation = operation.filter(|_| !planted(Mutant::IdentityNotLogged));
-        let ticket = self.log.append(&LogRecord::Record { record: *record, label, operation });
+        let ticket = self.log.append(&LogRecord::Record(Entry { record: *record, label, operation }));
         self.pending[place(token)] = ticket;
         (Taken::Held(ticket), replaced)
     }
@@ -136,13 +135,12 @@ impl Replica {
     /// Logs a round of collection. It is applied by [`Replica::collected`], once the ticket is durable: a floor is
     /// answered for only when it cannot be lost.
     pub fn collect(&mut self, round: &Collection) -> Ticket {
-        let Collection { slot, round, floor, listed } = round;
-        self.log.append(&LogRecord::Collect {
-            slot: *slot,
-            round: *round,
-            floor: *floor,
-            purged: listed.as_slice().into(),
-        })
+        let Collection { slot, round, floor, ref listed } = *round;
+        let mut purge = PurgeList::default();
+        for (key, version) in listed {
+            purge.push(key, *version);
+        }
+        self.log.append(&LogRecord::Collect { slot, round, floor, purge: purge.as_purge() })
     }
 
     /// Applies a round of collection whose log entry is durable.

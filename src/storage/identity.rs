@@ -13,7 +13,7 @@ pub struct Entry {
     /// The version that it wrote.
     pub version: Version,
     /// xxh3-64 over what was asked for: another payload under the same name is refused.
-    pub payload: u64,
+    pub payload_hash: u64,
     /// The version that it replaced; zero if there was none.
     pub replaced: Version,
     /// Was there a live value before?
@@ -157,7 +157,7 @@ mod tests {
     fn entry(ms: u64, old: Option<&'static [u8]>) -> Entry {
         Entry {
             version: Version::new(Hlc::at_ms(ms), MemberId::FIRST),
-            payload: 1,
+            payload_hash: 1,
             replaced: Version::ZERO,
             had_old: old.is_some(),
             old: old.map(Bytes::from_static),

@@ -7,10 +7,10 @@
 
 use super::digest::Digest;
 use super::identity::{Entry, Identities};
-use super::log_record::{LogRecord, OperationEntry, Round};
+use super::log_record::{self, LogRecord, OperationEntry, Round};
 use super::table::{Table, TableFull};
 use crate::types::mutant::{Mutant, planted};
-use crate::types::{Body, CoreId, Hlc, Limits, OperationId, RecordRef, SLOTS, Slot, Token, Version};
+use crate::types::{Body, CoreId, Hlc, Limits, RecordRef, SLOTS, Slot, Token, Version};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -193,15 +193,14 @@ impl Shard {
 
     /// Remembers a named operation, with the value that it replaced if that is wanted and at hand.
     pub fn remember(&mut self, operation: &OperationEntry, version: Version, old: Option<Bytes>) {
-        let id = OperationId { client: operation.client, request: operation.request };
-        let OperationEntry { payload, replaced, had_old, .. } = *operation;
-        self.identities.remember(id, Entry { version, payload, replaced, had_old, old });
+        let OperationEntry { id, payload_hash, replaced, had_old, .. } = *operation;
+        self.identities.remember(id, Entry { version, payload_hash, replaced, had_old, old });
     }
 
     /// Applies a record of the log, in the log's order.
     pub fn replay(&mut self, record: &LogRecord<'_>) -> Result<(), TableFull> {
         match record {
-            LogRecord::Record { record, operation, .. } => {
+            LogRecord::Record(log_record::Entry { record, operation, .. }) => {
                 let token = Token::of(record.key);
                 let held = self.table.get(token, record.key);
                 if let Some(operation) = operation {
@@ -213,14 +212,14 @@ impl Shard {
                 }
                 self.merge(token, record)?;
             }
-            LogRecord::Collect { slot, round, floor, purged } => {
-                self.collect(*slot, *round, *floor, purged.iter());
+            LogRecord::Collect { slot, round, floor, purge } => {
+                self.collect(*slot, *round, *floor, purge.iter());
             }
             LogRecord::Floor { slot, round, floor } => self.raise_mark(*slot, *round, *floor, 0),
-            LogRecord::Adopt { slot, configuration, .. } => {
-                self.raise_mark(*slot, Round::default(), Version::ZERO, *configuration);
+            LogRecord::Adopt { slot, c, .. } => {
+                self.raise_mark(*slot, Round::default(), Version::ZERO, *c);
             }
-            LogRecord::HlcBound { bound } => self.hlc_max = self.hlc_max.max(*bound),
+            LogRecord::HlcBound(bound) => self.hlc_max = self.hlc_max.max(*bound),
             LogRecord::OperationsDone { client, done_below } => self.identities.done_below(*client, *done_below),
             // Of a cluster with more members than one; the machine that issues them replays them.
             LogRecord::Drop { .. }
