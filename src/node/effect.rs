@@ -5,7 +5,8 @@
 
 use crate::replication::coordinator::Acknowledged;
 use crate::replication::messages::Message;
-use crate::storage::log::{SegmentId, Ticket};
+use crate::storage::log::Ticket;
+use crate::storage::segment::SegmentId;
 use crate::types::request::{Answer, Asker, Reply};
 use crate::types::{Failure, MemberId};
 use alloc::collections::VecDeque;

@@ -2,8 +2,9 @@
 
 use crate::cluster::ring::Ring;
 use crate::replication::messages::Message;
-use crate::storage::log::{SegmentId, Ticket};
+use crate::storage::log::Ticket;
 use crate::storage::lsn::Lsn;
+use crate::storage::segment::SegmentId;
 use crate::types::MemberId;
 use crate::types::request::{Asker, Request};
 use alloc::sync::Arc;

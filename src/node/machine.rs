@@ -24,7 +24,7 @@ use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnswer};
 use crate::types::{
-    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, OperationId, Reason, RecordRef, Slot, Token, Version,
+    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Reason, RecordRef, Slot, Token, Version,
 };
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -163,7 +163,7 @@ impl Machine {
 
     /// Does anything wait for the log or for time to pass? Ticks must then come every 5 ms.
     pub fn is_busy(&self) -> bool {
-        !self.is_quiet() || self.replica.log().close_due()
+        !self.is_quiet() || self.replica.log().wants_tick()
     }
 
     /// Has everything that was taken on come to its end?

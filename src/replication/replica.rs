@@ -124,7 +124,7 @@ impl Replica {
         });
         if let Some(operation) = &operation {
             let old = replaced.value.clone().filter(|_| previous);
-            self.shard.remember(operation, record.version, old);
+            self.shard.remember(token.slot(), operation, record.version, old);
         }
         let operation = operation.filter(|_| !planted(Mutant::IdentityNotLogged));
         let ticket = self.log.append(&LogRecord::Record(Entry { record: *record, label, operation }));

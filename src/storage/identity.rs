@@ -3,13 +3,15 @@
 //! One table per core, for the keys of that core. An entry lives until its client says that it is done, or until its
 //! version is older than the window. The table is bounded: full, it refuses operations with a name and no others.
 
-use crate::types::{OperationId, Version};
+use crate::types::{OperationId, Slot, Version};
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 /// What is remembered of one operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
+    /// The slot of its key.
+    pub slot: Slot,
     /// The version that it wrote.
     pub version: Version,
     /// xxh3-64 over what was asked for: another payload under the same name is refused.
@@ -156,6 +158,7 @@ mod tests {
 
     fn entry(ms: u64, old: Option<&'static [u8]>) -> Entry {
         Entry {
+            slot: Slot(0),
             version: Version::new(Hlc::at_ms(ms), MemberId::FIRST),
             payload_hash: 1,
             replaced: Version::ZERO,

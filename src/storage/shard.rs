@@ -192,9 +192,9 @@ impl Shard {
     }
 
     /// Remembers a named operation, with the value that it replaced if that is wanted and at hand.
-    pub fn remember(&mut self, operation: &OperationEntry, version: Version, old: Option<Bytes>) {
+    pub fn remember(&mut self, slot: Slot, operation: &OperationEntry, version: Version, old: Option<Bytes>) {
         let OperationEntry { id, payload_hash, replaced, had_old, .. } = *operation;
-        self.identities.remember(id, Entry { version, payload_hash, replaced, had_old, old });
+        self.identities.remember(id, Entry { slot, version, payload_hash, replaced, had_old, old });
     }
 
     /// Applies a record of the log, in the log's order.
@@ -208,7 +208,7 @@ impl Shard {
                         .filter(|held| operation.had_old && held.version == operation.replaced)
                         .and_then(|held| held.live_value(Hlc::ZERO))
                         .map(Bytes::copy_from_slice);
-                    self.remember(operation, record.version, old);
+                    self.remember(token.slot(), operation, record.version, old);
                 }
                 self.merge(token, record)?;
             }
