@@ -7,8 +7,12 @@
 
 pub mod bell;
 pub mod clock;
+pub mod cpus;
 pub mod executor;
 pub mod mailbox;
 pub mod padded;
+pub mod probe;
+pub mod signals;
 pub mod tick;
+pub mod watchdog;
 pub mod wheel;
