@@ -33,3 +33,7 @@ pub mod admin;
 // For applications.
 #[cfg(feature = "client")]
 pub mod client;
+
+// For the programs of `bin`.
+#[cfg(feature = "program")]
+pub mod program;
