@@ -3,7 +3,6 @@
 use crate::cluster::ring::Ring;
 use crate::replication::messages::Message;
 use crate::storage::log::Ticket;
-use crate::storage::lsn::Lsn;
 use crate::storage::segment::SegmentId;
 use crate::types::MemberId;
 use crate::types::request::{Asker, Request};
@@ -34,8 +33,6 @@ pub enum Event {
     SegmentReady(SegmentId),
     /// There is no room on the disk for the segment that was asked for.
     SegmentRefused(SegmentId),
-    /// All parts say that the log below this position is not needed.
-    Recycle(Lsn),
     /// A new epoch was decided.
     Epoch(Arc<Ring>),
     /// Time has passed.

@@ -127,7 +127,6 @@ impl Machine {
                 (self.disk_full, self.ask_segment_at) = (true, now.mono.after_ms(SEGMENT_PAUSE_MS));
                 self.replica.log_mut().segment_refused(segment);
             }
-            Event::Recycle(below) => self.replica.log_mut().recycle_below(below),
             Event::Epoch(ring) => self.ring = ring,
             Event::Tick => self.tick(now, out),
             Event::Stop => self.stopping = true,
@@ -154,6 +153,11 @@ impl Machine {
     /// The data and the log, for upkeep that decides nothing.
     pub fn replica_mut(&mut self) -> &mut Replica {
         &mut self.replica
+    }
+
+    /// Who owns which slot.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     /// What was counted.

@@ -2,6 +2,7 @@
 
 pub mod effect;
 pub mod event;
+pub mod image;
 pub mod machine;
 pub mod scan;
 pub mod stats;

@@ -27,6 +27,13 @@ pub struct SlotMark {
     pub configuration: u64,
 }
 
+impl SlotMark {
+    /// Is there more to keep of the slot than its records?
+    pub fn is_marked(&self) -> bool {
+        self.round != Round::default() || self.floor != Version::ZERO || self.configuration != 1
+    }
+}
+
 /// What a record would meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {

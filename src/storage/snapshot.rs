@@ -54,15 +54,8 @@ async fn bring_into_force<D: Disk, S: PartSource>(
     part: PartIndex,
     file: PartFile,
 ) -> DiskResult<()> {
-    // The part may show effects that the log could still lose; a removal among them would be a loss.
-    if !planted(Mutant::PartBeforeLog) {
-        source.log_durable(file.end).await?;
-    }
     let mut new = manifest.clone();
     new.name_part(part, file);
-    if planted(Mutant::KnownEarly) {
-        new.raise_known(source.log_end());
-    }
     if planted(Mutant::SegmentRecycledEarly) {
         source.recycle_below(new.low());
     }

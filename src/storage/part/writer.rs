@@ -46,10 +46,9 @@ pub trait PartSource {
     /// Puts the next entries of a slot until `out` is full, going on where the last call for that slot ended. A slot
     /// that was dropped meanwhile is simply at its end.
     fn walk(&mut self, slot: Slot, out: &mut Entries<'_>) -> Walked;
-    /// Where the log ends: everything that the walk has shown lies below.
-    fn log_end(&self) -> Lsn;
-    /// Returns when the log is durable below `end`.
-    fn log_durable(&self, end: Lsn) -> impl Future<Output = DiskResult<()>>;
+    /// Returns when everything that the walk has shown is durable, with an LSN below which all of it lies: so the part
+    /// shows nothing that the log could still lose.
+    fn log_end(&mut self) -> impl Future<Output = DiskResult<Lsn>>;
     /// The log below `low` is not needed any more.
     fn recycle_below(&mut self, low: Lsn);
 }
@@ -108,7 +107,7 @@ async fn write_temporary<D: Disk, S: PartSource>(
             output.pause().await?;
         }
     }
-    let end = source.log_end();
+    let end = source.log_end().await?;
     let totals = output.packer.finish(end);
     output.pause().await?;
     assert!(output.offset == totals.bytes, "every piece was written");
