@@ -175,6 +175,16 @@ impl Machine {
         self.coordinator.is_empty() && self.replica.log().is_idle()
     }
 
+    /// Told to stop, with nothing open and the last batch proven by one that closes the log?
+    pub fn is_closed(&self) -> bool {
+        self.stopping && self.coordinator.is_empty() && !self.replica.log().wants_tick()
+    }
+
+    /// Is there no room on the disk for another segment?
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full
+    }
+
     /// Is the disk or the memory full?
     pub fn is_full(&self) -> bool {
         self.disk_full || self.replica.shard().table().memory_bytes() > self.config.memory_limit

@@ -15,6 +15,11 @@ pub fn mono() -> Mono {
     Mono(nanoseconds(clock_gettime(ClockId::Boottime)))
 }
 
+/// CPU time of this thread, nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
+}
+
 /// A clock before 1970 reads as 1970.
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

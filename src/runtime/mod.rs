@@ -6,13 +6,25 @@
 //! each stays bounded, and is to be run before its version is changed.
 
 pub mod bell;
+mod calls;
 pub mod clock;
+mod core;
 pub mod cpus;
+pub mod directory;
+pub mod disk;
 pub mod executor;
+mod gauges;
+mod log_writer;
 pub mod mailbox;
+pub mod net;
+pub mod node;
+pub mod pace;
 pub mod padded;
 pub mod probe;
+#[cfg(test)]
+mod scratch;
 pub mod signals;
+mod snapshots;
 pub mod tick;
 pub mod watchdog;
 pub mod wheel;

@@ -162,6 +162,11 @@ impl Ticker {
         NextTick { inner: Rc::clone(&self.0), seen: self.0.ticks.get() }
     }
 
+    /// How late the last tick was, microseconds.
+    pub fn late_us(&self) -> u64 {
+        self.0.heartbeat.late_us()
+    }
+
     /// Sleeps that have neither fired nor been dropped.
     pub fn sleeping(&self) -> usize {
         self.0.wheel.borrow().len()
