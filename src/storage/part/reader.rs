@@ -92,6 +92,13 @@ struct Track {
     report: PartReport,
 }
 
+impl PartReport {
+    /// Is nothing missing?
+    pub fn is_whole(&self) -> bool {
+        self.damaged.is_empty() && !self.core_damaged
+    }
+}
+
 impl<D: Disk> PartReader<D> {
     /// Opens the file that the manifest names. A file that is not there is a part whose every slot is damaged.
     pub async fn open(
