@@ -8,6 +8,8 @@
 
 mod data_dir;
 mod disk;
+#[cfg(not(mutants))]
+mod disk_laws;
 mod interrupt;
 mod part_file;
 mod snapshot;
