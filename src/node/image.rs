@@ -126,7 +126,8 @@ impl<H: Host> PartSource for Image<H> {
         }
         let seen = self.host.with(|machine| machine.replica().log().last_ticket());
         self.host.durable(seen).await?;
-        Ok(self.host.with(|machine| machine.replica().log().durable().1))
+        let end = self.host.with(|machine| machine.replica().log().covered(seen));
+        Ok(end.expect("what is durable is covered"))
     }
 
     fn recycle_below(&mut self, low: Lsn) {

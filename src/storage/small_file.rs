@@ -156,16 +156,20 @@ pub async fn replace_file<D: Disk>(disk: &D, dir: &str, name: &str, contents: Ve
 
 /// Gives a finished and flushed file its name, durably.
 pub async fn publish<D: Disk>(disk: &D, dir: &str, temporary: &str, path: &str) -> DiskResult<()> {
-    // From here on the new name may be the one that survives: no longer "full, nothing changed".
-    let undecided = |error: DiskError| match error.kind {
-        DiskErrorKind::Full => DiskError { kind: DiskErrorKind::Io, ..error },
-        DiskErrorKind::NotFound | DiskErrorKind::Permission | DiskErrorKind::Io => error,
-    };
+    // From here on the new name may be the one that survives.
     disk.rename(temporary, path).await.map_err(undecided)?;
     if planted(Mutant::NoDirectorySync) {
         return Ok(());
     }
     disk.sync_dir(dir).await.map_err(undecided)
+}
+
+/// Turns "full, nothing changed" into a failure after which nobody knows what is durable.
+pub fn undecided(error: DiskError) -> DiskError {
+    match error.kind {
+        DiskErrorKind::Full => DiskError { kind: DiskErrorKind::Io, ..error },
+        DiskErrorKind::NotFound | DiskErrorKind::Permission | DiskErrorKind::Io => error,
+    }
 }
 
 #[cfg(test)]

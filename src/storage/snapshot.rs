@@ -3,7 +3,7 @@
 use super::disk::{Disk, DiskErrorKind, DiskResult};
 use super::manifest::{self, Manifest};
 use super::part::{PARTS, PartFile, PartIndex, PartSource, write_part};
-use super::small_file::join;
+use super::small_file::{join, undecided};
 use crate::types::mutant::{Mutant, planted};
 
 /// When to write the next part (`ENGINE.md` §2): so that a whole round of parts costs about as much writing as the log
@@ -61,14 +61,14 @@ async fn bring_into_force<D: Disk, S: PartSource>(
     }
     if let Err(error) = manifest::write(disk, dir, &new).await {
         if error.kind == DiskErrorKind::Full {
-            disk.remove(&join(dir, &file.name(part))).await?;
+            disk.remove(&join(dir, &file.name(part))).await.map_err(undecided)?;
         }
         return Err(error);
     }
     let before = core::mem::replace(manifest, new);
     source.recycle_below(manifest.low());
     match before.part(part) {
-        Some(before) => disk.remove(&join(dir, &before.name(part))).await,
+        Some(before) => disk.remove(&join(dir, &before.name(part))).await.map_err(undecided),
         None => Ok(()),
     }
 }

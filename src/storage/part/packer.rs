@@ -247,3 +247,81 @@ impl Scratch {
         &self.bytes[..self.len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Header;
+    use super::super::{PartIndex, block_seed};
+    use super::*;
+    use crate::storage::data_dir::LayoutId;
+    use crate::storage::owner::Owner;
+    use crate::types::{ClusterId, CoreId, Hlc, MemberId, Slot, Version};
+
+    fn owner() -> Owner {
+        let (cluster, member) = (ClusterId(*b"0123456789abcdef"), MemberId(0x11));
+        Owner { cluster, member, layout: LayoutId(0x12), cores: 0x13, core: CoreId(2) }
+    }
+
+    #[test]
+    fn file_has_not_drifted() {
+        let (part, start) = (PartIndex::new(0).expect("0 is below 16"), Lsn(0x21));
+        let mut packer = Packer::new(block_seed(&owner(), part, 7, start));
+        let (owner, hlc_bound) = (owner(), Hlc(0x22));
+        packer.fixed(&Entry::Header(Header { owner, part: 0, generation: 7, start, hlc_bound, slots: 1 }));
+        packer.step(1).carried(EntryKind::Core, b"epoch");
+        let floor = Version::new(Hlc(0x31), MemberId(0x32));
+        let state = SlotState { slot: Slot(2), floor, round: (0x33, 0x34), adopted: 0x35, epoch: 0x36 };
+        packer.begin_slot(&state);
+        let version = Version::new(Hlc(0x41), MemberId(0x42));
+        let body = Body::Value(b"value");
+        packer.step(1).record(&RecordRef { key: b"key", version, expires_at_ms: 0, body });
+        packer.step(1).carried(EntryKind::Identity, b"id");
+        packer.end_slot(&state);
+        let totals = packer.finish(Lsn(0x51));
+        let file = packer.take_finished().expect("it is finished");
+        assert_eq!((totals.records, totals.bytes, file.len()), (1, 4_096, 4_096));
+        assert_eq!(file[..4], totals.crc.to_le_bytes());
+        let mut golden = b"rcp\x01\0\0\0\0\xb9\0\0\0\0\0\0\0\xff\xff\x02\0\0\0\0\0\0\0\0\0".to_vec();
+        golden.extend(b"\x010123456789abcdef\x11\0\0\0\x12\0\0\0\x13\0\x02\0\0\x07\0\0\0");
+        golden.extend(b"\x21\0\0\0\0\0\0\0\x22\0\0\0\0\0\0\0\x01\0\0\0");
+        golden.extend(b"\x10\x05\0\0\0epoch");
+        golden.extend(b"\x02\x02\0\x31\0\0\0\0\0\0\0\x32\0\0\0\x33\0\0\0\0\0\0\0\x34\0\0\0");
+        golden.extend(b"\x35\0\0\0\0\0\0\0\x36\0\0\0\0\0\0\0");
+        golden.extend(b"\x04\x03\0\x05\0\0\0\x41\0\0\0\0\0\0\0\x42\0\0\0keyvalue");
+        golden.extend(b"\x11\x02\0\0\0id");
+        golden.extend(b"\x03\x02\0\x01\0\0\0\0\0\0\0");
+        golden.extend(b"\xc1\xa5\xda\x31\x85\x1e\x18\x9d"); // digest
+        golden.extend(b"\x20\x51\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(file[4..4 + golden.len()], golden);
+        assert_eq!(totals.crc, 0x5055_1f3f);
+    }
+
+    #[test]
+    fn trailer_is_never_split_and_the_slot_running_is_named() {
+        // Every fill of the first block, to where the trailer no longer fits.
+        for fill in PAYLOAD_BYTES - 150..PAYLOAD_BYTES + 10 {
+            let mut packer = Packer::new(0);
+            packer.step(1).carried(EntryKind::Core, &alloc::vec![7; fill - 5]);
+            packer.begin_slot(&SlotState::default());
+            packer.end_slot(&SlotState::default());
+            let totals = packer.finish(Lsn(1));
+            let file = packer.take_finished().expect("it is finished");
+            assert!(packer.take_finished().is_none());
+            assert_eq!(file.len() as u64, totals.bytes);
+            let mut before = NO_SLOT;
+            let blocks = file.chunks(BLOCK_BYTES);
+            let last = blocks.len() - 1;
+            for (number, block) in blocks.enumerate() {
+                let (header, payload, _) = BlockHeader::open(block, number as u32, 0).expect("intact");
+                assert_eq!(header.slot_before, before, "fill {fill}");
+                before = header.slot_after;
+                if number == last {
+                    let trailer = &payload[payload.len() - TRAILER_BYTES..];
+                    let parsed = entry::parse(trailer);
+                    assert!(matches!(parsed, entry::Parsed::Entry(Entry::Trailer(_), TRAILER_BYTES)));
+                }
+            }
+            assert_eq!(before, 0);
+        }
+    }
+}

@@ -92,6 +92,13 @@ struct Track {
     report: PartReport,
 }
 
+impl PartReport {
+    /// Is nothing missing?
+    pub fn is_whole(&self) -> bool {
+        self.damaged.is_empty() && !self.core_damaged
+    }
+}
+
 impl<D: Disk> PartReader<D> {
     /// Opens the file that the manifest names. A file that is not there is a part whose every slot is damaged.
     pub async fn open(
@@ -272,6 +279,13 @@ impl Track {
         }
     }
 
+    /// A slot without its end was not counted: it may be incomplete.
+    fn mark_unended(&mut self) {
+        if let (true, Some(slot)) = (self.open, self.slot) {
+            self.mark_lost_through(Some(slot));
+        }
+    }
+
     /// Can this entry stand here?
     fn accepts(&self, entry: &Entry<'_>) -> bool {
         if self.trailer.is_some() {
@@ -297,6 +311,7 @@ impl Track {
                 None
             }
             (Entry::SlotBegin(state), _) => {
+                self.mark_unended();
                 (self.slot, self.open) = (Some(state.slot), true);
                 (self.slot_records, self.slot_digest) = (0, 0);
                 self.slots_begun += 1;
@@ -318,6 +333,7 @@ impl Track {
             (Entry::Carried(kind, bytes), Some(slot)) => Some(Item::Carried(slot, kind, bytes)),
             (Entry::Carried(_, bytes), None) => Some(Item::Core(bytes)),
             (Entry::Trailer(trailer), _) => {
+                self.mark_unended();
                 self.trailer = Some(trailer);
                 None
             }

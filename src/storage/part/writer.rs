@@ -8,7 +8,7 @@ use super::{PartFile, PartIndex, SlotState, block_seed};
 use crate::storage::disk::{Disk, DiskResult};
 use crate::storage::lsn::Lsn;
 use crate::storage::owner::Owner;
-use crate::storage::small_file::{TEMPORARY_SUFFIX, join, publish};
+use crate::storage::small_file::{TEMPORARY_SUFFIX, join, publish, undecided};
 use crate::types::{Hlc, Slot};
 use alloc::format;
 use alloc::vec::Vec;
@@ -107,7 +107,7 @@ async fn write_temporary<D: Disk, S: PartSource>(
             output.pause().await?;
         }
     }
-    let end = source.log_end().await?;
+    let end = source.log_end().await.map_err(undecided)?;
     let totals = output.packer.finish(end);
     output.pause().await?;
     assert!(output.offset == totals.bytes, "every piece was written");
