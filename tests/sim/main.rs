@@ -10,9 +10,15 @@ mod data_dir;
 mod disk;
 #[cfg(not(mutants))]
 mod disk_laws;
+mod history;
 mod interrupt;
+mod node;
 mod part_file;
 mod snapshot;
+mod world;
 
 #[cfg(mutants)]
 mod planted;
+
+#[cfg(not(mutants))]
+mod campaign;
