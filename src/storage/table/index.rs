@@ -98,11 +98,11 @@ impl Index {
         None
     }
 
-    /// Reads the first bucket for a token. The processor does not wait for it.
+    /// Brings the first bucket for a token into the cache.
     pub(super) fn touch(&self, heap: &Heap, token: Token) {
         let directory = self.directory(token.slot());
         if directory.len() > 0 {
-            core::hint::black_box(heap.cell(directory.bucket(directory.entry_of(token)))[0]);
+            heap.touch(directory.bucket(directory.entry_of(token)));
         }
     }
 
@@ -222,6 +222,8 @@ impl Index {
 
     fn run(&self, heap: &Heap, first: Handle) -> Run {
         let items = chain(heap, first).flat_map(|bucket| Bucket::at(heap, bucket).items());
+        // The reads of the records overlap if none of them waits for what is made of the one before.
+        Bucket::at(heap, first).items().for_each(|item| heap.touch(item.record));
         items.map(|item| Placed { token: self.token_of(packed::key(heap.cell(item.record))), item }).collect()
     }
 
