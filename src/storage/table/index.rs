@@ -409,7 +409,7 @@ fn join(directory: &mut Directory, heap: &mut Heap, entry: usize) {
 }
 
 /// The buckets of a chain.
-pub(super) fn chain(heap: &Heap, first: Handle) -> impl Iterator<Item = Handle> + '_ {
+fn chain(heap: &Heap, first: Handle) -> impl Iterator<Item = Handle> + '_ {
     core::iter::successors(Some(first), |&bucket| Bucket::at(heap, bucket).next())
 }
 
