@@ -323,6 +323,27 @@ fn memory_comes_back_after_deletions() {
 }
 
 #[test]
+fn buckets_move_together_with_their_chains() {
+    let mut pair = Pair::new(CoreId(0), 1, CHUNKS_MAX);
+    let prng = &mut Prng::new(10);
+    let records = |slot: u64| if slot.is_multiple_of(8) { 36 } else { 1 };
+    for slot in 0..4_000 {
+        for nth in 0..records(slot) {
+            pair.set(&key_with_token(slot << 50, &[nth]), Owned::any(prng, 5)).unwrap();
+        }
+    }
+    let buckets = pair.table.heap.buckets_used();
+    assert_eq!(buckets, 500 * 3 + 3_500);
+    for slot in (0..4_000).filter(|slot| records(*slot) == 1) {
+        pair.remove(&key_with_token(slot << 50, &[0]));
+    }
+    while pair.table.compact_step(4 << 10) {
+        pair.table.check();
+    }
+    pair.check();
+}
+
+#[test]
 fn overhead_of_small_records_is_bounded() {
     let (core, cores) = (CoreId(3), 16);
     let mut table = Table::new(5, core, cores);
