@@ -467,6 +467,7 @@ struct Walk<'a> {
     x: u64,
     end: u64,
     accepted: Vec<Accepted>,
+    /// Ascending, like `void`: the walk only goes forward.
     damage: Vec<Damage>,
     void: Vec<Range<u64>>,
 }
@@ -583,8 +584,12 @@ impl<'a> Walk<'a> {
         };
         let lsn = base + u64::from(at);
         lsn < self.scan.facts.low.0
-            || self.void.iter().any(|void| void.contains(&lsn))
-            || self.damage.iter().any(|damage| damage.covers(Lsn(lsn)))
+            || self.void[..self.void.partition_point(|void| void.start <= lsn)]
+                .last()
+                .is_some_and(|void| void.contains(&lsn))
+            || self.damage[..self.damage.partition_point(|damage| damage.from.0 <= lsn)]
+                .last()
+                .is_some_and(|damage| damage.covers(Lsn(lsn)))
             || after_cut_here && lsn >= self.x
     }
 }
@@ -663,7 +668,7 @@ impl Recovery {
                 _ => restart.segments.push((file.id, first.map(Lsn))),
             }
         }
-        if planted(Mutant::ReuseLsn) {
+        if planted(Mutant::ReuseLsn) && self.incarnation > 0 {
             (restart.incarnation, restart.cut) = (self.incarnation, self.last_cut);
             restart.first = self.cut;
         }

@@ -4,11 +4,18 @@
 //! `LOG_DAMAGE_SEEDS=100000`. The planted bugs: `RUSTFLAGS="--cfg mutants"`, and `CARGO_TARGET_DIR=target/mutants`.
 
 mod disk;
+#[cfg(not(mutants))]
+mod image;
+#[cfg(not(mutants))]
+mod scenarios;
+#[cfg(not(mutants))]
+mod sweeps;
 mod world;
 
 use world::Met;
 
 /// The number in an environment variable.
+#[cfg(not(mutants))]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
@@ -48,41 +55,36 @@ mod planted {
     use super::*;
     use ringcore::types::mutant::{Mutant, plant};
 
-    /// Each looser rule, and within how many seeds it is caught.
-    const LOOSER: [Mutant; 14] = [
-        Mutant::CutFirstBad,
-        Mutant::NoGeneration,
-        Mutant::NoDurable,
-        Mutant::LaterProves,
-        Mutant::TrustLength,
-        Mutant::ReuseLsn,
-        Mutant::AckOrder,
-        Mutant::AckEarly,
-        Mutant::NoFlush,
-        Mutant::KnownEarly,
-        Mutant::InPlace,
-        Mutant::CutAtJump,
-        Mutant::CutOnce,
-        Mutant::RetriedFlush,
+    /// Each looser rule, and within how many seeds it must be caught. All but the rarest are caught in every tenth.
+    const LOOSER: [(Mutant, u64); 14] = [
+        (Mutant::CutFirstBad, 200),
+        (Mutant::NoGeneration, 200),
+        (Mutant::NoDurable, 200),
+        (Mutant::LaterProves, 200),
+        (Mutant::TrustLength, 200),
+        (Mutant::ReuseLsn, 200),
+        (Mutant::AckOrder, 300),
+        (Mutant::AckEarly, 200),
+        (Mutant::NoFlush, 200),
+        (Mutant::KnownEarly, 200),
+        (Mutant::InPlace, 200),
+        (Mutant::CutAtJump, 200),
+        (Mutant::CutOnce, 2_000),
+        (Mutant::RetriedFlush, 500),
     ];
 
     #[test]
     fn every_looser_rule_is_caught() {
-        let seeds = number("LOG_DAMAGE_SEEDS").unwrap_or(3_000);
         let mut missed = Vec::new();
-        for mutant in LOOSER {
+        for (mutant, seeds) in LOOSER {
             plant(Some(mutant));
-            let caught: Vec<(u64, String)> = (0..seeds)
-                .filter_map(|seed| Some((seed, world::run(seed, &mut Met::new()).err()?)))
-                .collect();
+            let caught = (0..seeds).find_map(|seed| Some((seed, world::run(seed, &mut Met::new()).err()?)));
             plant(None);
-            match caught.first() {
-                Some((seed, violation)) => {
-                    println!("{mutant:?}: {} of {seeds} seeds, first {seed}: {violation}", caught.len());
-                }
+            match caught {
+                Some((seed, violation)) => println!("{mutant:?}: seed {seed}: {violation}"),
                 None => missed.push(mutant),
             }
         }
-        assert!(missed.is_empty(), "not caught within {seeds} seeds: {missed:?}");
+        assert!(missed.is_empty(), "not caught: {missed:?}");
     }
 }

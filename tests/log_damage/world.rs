@@ -509,23 +509,25 @@ fn intact(bytes: &[u8]) -> impl Iterator<Item = u64> {
     })
 }
 
-fn version_of(id: u64) -> Version {
+pub(crate) fn version_of(id: u64) -> Version {
     Version::new(Hlc::at_ms(id * 10), MemberId(7))
 }
 
-fn value_of(id: u64, len: usize) -> Vec<u8> {
+pub(crate) fn value_of(id: u64, len: usize) -> Vec<u8> {
     let mut prng = Prng::new(id);
-    (0..len).map(|_| prng.next_u64() as u8).collect()
+    let mut value: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| prng.next_u64().to_le_bytes()).collect();
+    value.truncate(len);
+    value
 }
 
-fn with_record<T>(id: u64, value: &[u8], f: impl FnOnce(&LogRecord<'_>) -> T) -> T {
+pub(crate) fn with_record<T>(id: u64, value: &[u8], f: impl FnOnce(&LogRecord<'_>) -> T) -> T {
     let key = id.to_le_bytes();
     let record = RecordRef { key: &key, version: version_of(id), expires_at_ms: 0, body: Body::Value(value) };
     f(&LogRecord::Record(Entry { record, label: None, operation: None }))
 }
 
 /// The id of a record, which must be what was appended under that id.
-fn written_id(record: &LogRecord<'_>) -> Result<u64, Violation> {
+pub(crate) fn written_id(record: &LogRecord<'_>) -> Result<u64, Violation> {
     if let LogRecord::Record(Entry { record, label: None, operation: None }) = record
         && let (Ok(key), Body::Value(value)) = (record.key.try_into(), record.body)
     {
