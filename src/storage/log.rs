@@ -396,6 +396,11 @@ impl Log {
         self.gathering.is_empty() && self.flights.is_empty()
     }
 
+    /// Is anything in flight, or a close batch still to come? Ticks must then come at their busy pace.
+    pub fn wants_tick(&self) -> bool {
+        !self.is_idle() || self.quiet != Quiet::Closed
+    }
+
     /// How long a write takes, nanoseconds, on average over about the last eight.
     pub fn write_ns_mean(&self) -> u64 {
         self.mean_ns

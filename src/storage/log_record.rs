@@ -23,7 +23,7 @@
 //! hash 8, replaced version 12. Flags: 1 expiry, 2 label, 4 operation, 8 (with 4) a live value was replaced.
 //! There is one encoding of each record: what decodes encodes to the same bytes.
 
-use crate::types::{Body, Hlc, MemberId, OperationId, RecordRef, SLOTS, Slot, Version};
+use crate::types::{Body, Hlc, MemberId, OperationId, RecordRef, SLOTS, Slot, Token, Version};
 use alloc::vec::Vec;
 
 /// A collection round of a slot; as a *label*, the proof that no round up to it covers a record (`PROTOCOL.md` §3).
@@ -254,6 +254,20 @@ const HAS_OPERATION: u8 = 4;
 const HAD_OLD: u8 = 8;
 
 impl<'a> LogRecord<'a> {
+    /// The slot that it is about; None if it concerns the whole core.
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            LogRecord::Record(entry) => Some(Token::of(entry.record.key).slot()),
+            LogRecord::Hint { entry, .. } => Some(Token::of(entry.record.key).slot()),
+            LogRecord::Promise { key, .. } | LogRecord::HintDone { key, .. } => Some(Token::of(key).slot()),
+            LogRecord::Collect { slot, .. }
+            | LogRecord::Floor { slot, .. }
+            | LogRecord::Adopt { slot, .. }
+            | LogRecord::Drop { slot, .. } => Some(*slot),
+            LogRecord::HlcBound(_) | LogRecord::Control { .. } | LogRecord::OperationsDone { .. } => None,
+        }
+    }
+
     /// Appends the record's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();

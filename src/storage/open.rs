@@ -195,7 +195,7 @@ pub async fn open_core<D: Disk>(
     }
     let restart = recovery.restart();
     settle(disk, &dir, &restart).await?;
-    manifest.begin_incarnation(restart.cut);
+    manifest.begin_incarnation(restart.cut, restart.hlc_bound);
     assert!(manifest.incarnation() == restart.incarnation, "manifest and log count the same starts");
     manifest::write(disk, &dir, &manifest).await?;
     let shape = shape_of(manifest.owner(), options.segment_blocks);
@@ -222,7 +222,7 @@ pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptio
         }
         let restart = recovery.restart();
         settle(disk, &dir, &restart).await?;
-        manifest.seal(restart.cut);
+        manifest.seal(restart.cut, restart.hlc_bound);
         manifest::write(disk, &dir, &manifest).await?;
     }
     Ok(())
@@ -271,6 +271,7 @@ pub async fn scan<D: Disk>(
         low: manifest.low(),
         known: manifest.known(),
         incarnation: manifest.incarnation(),
+        hlc_bound: manifest.hlc_bound(),
         cuts: manifest.cuts().iter().map(|cut| (cut.incarnation, cut.lsn)).collect(),
     };
     let failed = |error| OpenError::Scan { dir: dir.into(), error };
