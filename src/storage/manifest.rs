@@ -31,7 +31,7 @@ pub struct Cut {
     pub lsn: Lsn,
 }
 
-/// What is known of one core's files. Changed in memory by the transitions below, then written whole by [`write`].
+/// What is known of one core's files. Changed in memory by the transitions below, then written whole by [`write()`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
     owner: Owner,

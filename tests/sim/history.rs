@@ -137,15 +137,16 @@ impl History {
         }
     }
 
-    /// A read was answered. `clock_ms` = the wall clock when it began and when it ended; `exact`: nobody tampered with
-    /// that clock, so the node's own is not behind it, and at most the 500 ms of its bound ahead.
+    /// A read was answered. `clock_ms` = the wall clock when it began and when it ended. Unless somebody tampered
+    /// with that clock (None), the node's own is not behind it, and at most `ahead_ms` ahead: each start may take the
+    /// 500 ms of the bound for time that has passed.
     pub(crate) fn read(
         &mut self,
         key: &[u8],
         before: &Before,
         answer: &ReadAnswer,
         clock_ms: (u64, u64),
-        exact: bool,
+        ahead_ms: Option<u64>,
     ) {
         self.checked += 1;
         if answer.exists {
@@ -159,8 +160,8 @@ impl History {
             match write.intent {
                 Intent::Put { ttl_ms: 0 } => assert_eq!(answer.expires_at_ms, 0),
                 Intent::Put { ttl_ms } => {
-                    assert!(!exact || answer.expires_at_ms >= write.begun_ms + ttl_ms, "it ends too early");
-                    assert!(!exact || answer.expires_at_ms > clock_ms.0, "{operation} outlived its end");
+                    assert!(ahead_ms.is_none() || answer.expires_at_ms >= write.begun_ms + ttl_ms, "it ends too early");
+                    assert!(ahead_ms.is_none() || answer.expires_at_ms > clock_ms.0, "{operation} outlived its end");
                 }
                 Intent::Delete => panic!("{operation} is a deletion, but has a value"),
             }
@@ -176,7 +177,8 @@ impl History {
         }
         assert!(answer.version >= before.floor, "a read went back from {:?} to {:?}", before.floor, answer.version);
         if answer.expires_at_ms != 0 {
-            assert!(!exact || answer.expires_at_ms <= clock_ms.1 + 1_000, "{:?} ended too early", answer.version);
+            let latest = ahead_ms.map_or(u64::MAX, |ahead| clock_ms.1 + ahead);
+            assert!(answer.expires_at_ms <= latest, "{:?} ended too early", answer.version);
             let history = self.keys.entry(key.to_vec()).or_default();
             history.expired = history.expired.max(answer.version);
         }

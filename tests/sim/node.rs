@@ -319,9 +319,8 @@ impl SimCore {
 
     async fn write_blocks(&self, plan: &BatchPlan, blocks: Vec<u8>) -> DiskResult<()> {
         let path = join(&self.0.dir, &segment_name(plan.segment.0));
-        let file = self.0.disk.open(&path, false).await?;
-        self.0.disk.write(&file, plan.offset, blocks).await?;
-        self.0.disk.sync(&file).await
+        let file = self.0.disk.open(&path, true).await?;
+        self.0.disk.write(&file, plan.offset, blocks).await
     }
 
     async fn prepare(self, segment: SegmentId) {

@@ -122,6 +122,7 @@ pub(crate) struct World {
     now: Rc<Cell<Now>>,
     node: Option<SimNode>,
     cores: u16,
+    starts: u64,
     history: History,
     open: BTreeMap<u64, Open>,
     /// Named writes whose answer was lost: to be asked again.
@@ -149,6 +150,7 @@ impl World {
             now: Rc::new(Cell::new(now)),
             node: None,
             cores: 1,
+            starts: 0,
             history: History::default(),
             open: BTreeMap::new(),
             unsure: Vec::new(),
@@ -319,7 +321,8 @@ impl World {
             (Kind::Read { begun_ms }, Ok(Answer::Read(answer))) => {
                 self.trace ^= answer.version.hlc.0;
                 let clock = (begun_ms, self.now.get().wall_ms);
-                self.history.read(&open.key, &open.before, &answer, clock, !self.jumped);
+                let ahead_ms = (!self.jumped).then_some(1_000 + 500 * self.starts);
+                self.history.read(&open.key, &open.before, &answer, clock, ahead_ms);
             }
             (Kind::Write { operation, repeated, .. }, Ok(Answer::Write(answer))) => {
                 self.trace ^= answer.version.hlc.0;
@@ -395,6 +398,7 @@ impl World {
             self.met.note("the number of cores changed");
         }
         loop {
+            self.starts += 1;
             if self.prng.chance(250) {
                 let step = self.prng.below(120);
                 self.disk.stop_at(step);
@@ -412,7 +416,7 @@ impl World {
                 Some(Err(OpenError::Disk(error))) if error.kind == DiskErrorKind::Full => {
                     panic!("opening found no room: {error}")
                 }
-                Some(Err(error)) => panic!("the node does not open: {error}"),
+                Some(Err(error)) => panic!("the node does not open: {error}: {error:?}"),
                 None => {
                     self.met.note("opening was interrupted");
                     self.crash();
