@@ -239,7 +239,8 @@ impl World {
     }
 
     fn ask(&mut self) {
-        if !self.unsure.is_empty() && self.prng.chance(400) {
+        // A clock that jumps by hours ends the ten minutes for which a name is remembered.
+        if !self.jumped && !self.unsure.is_empty() && self.prng.chance(400) {
             return self.ask_again();
         }
         let key = format!("key{}", self.prng.below(self.options.keys)).into_bytes();
