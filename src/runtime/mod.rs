@@ -8,10 +8,15 @@
 pub mod bell;
 pub mod clock;
 pub mod cpus;
+pub mod directory;
+pub mod disk;
 pub mod executor;
 pub mod mailbox;
+pub mod pace;
 pub mod padded;
 pub mod probe;
+#[cfg(test)]
+mod scratch;
 pub mod signals;
 pub mod tick;
 pub mod watchdog;
