@@ -12,6 +12,7 @@ pub mod directory;
 pub mod disk;
 pub mod executor;
 pub mod mailbox;
+pub mod net;
 pub mod pace;
 pub mod padded;
 pub mod probe;
