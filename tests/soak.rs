@@ -41,7 +41,8 @@ fn soak(name: &'static str, limit: Duration) -> Soak {
     let (done, watched) = mpsc::channel::<()>();
     thread::spawn(move || {
         if watched.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{name} hung: not done after {} s", limit.as_secs());
+            // Not by a macro: its output would be kept for a report that an aborted process does not write.
+            let _printed = writeln!(io::stderr(), "{name} hung: not done after {} s", limit.as_secs());
             std::process::abort();
         }
     });

@@ -290,7 +290,8 @@ pub struct Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).expect("an eventfd takes its first count");
+        // Any number but 0 will do.
+        rustix::io::write(&*self.stop, &[1; 8]).expect("an eventfd takes its first count");
         if let Some(thread) = self.thread.take() {
             // A panic there has been printed.
             let _panicked = thread.join();

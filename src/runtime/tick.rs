@@ -85,12 +85,14 @@ impl Heartbeat {
 #[derive(Clone)]
 pub struct Ticker(Rc<Inner>);
 
+type Callback = Box<dyn FnMut(Mono)>;
+
 struct Inner {
     idle: Duration,
     /// Time of the wheel's tick 0.
     start: Mono,
     wheel: RefCell<Wheel<Waker>>,
-    callbacks: RefCell<Vec<Box<dyn FnMut(Mono)>>>,
+    callbacks: RefCell<Vec<Callback>>,
     heartbeat: Arc<Heartbeat>,
     busy: Cell<usize>,
     ticks: Cell<u64>,
