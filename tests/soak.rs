@@ -3,14 +3,16 @@
 //! (messages, descriptors, bytes, progress, CPU time); where one must look at the clock, it allows several times what
 //! is expected. A hang ends the test run.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
+use ringcore::runtime::acceptor::{Acceptor, Intake, Listener, Place, Port};
 use ringcore::runtime::bell::{Bell, Ringer};
 use ringcore::runtime::clock;
 use ringcore::runtime::directory::Claim;
 use ringcore::runtime::disk::{DirDisk, Flush, LogFile};
 use ringcore::runtime::executor::{CoreContext, Cores, start};
 use ringcore::runtime::mailbox::{Inbox, Mail, Outbox, Room, Seat, seats};
-use ringcore::runtime::net::{Acceptor, Intake, Listener, Place, Port, Stream};
+use ringcore::runtime::net::Stream;
 use ringcore::runtime::watchdog::Watchdog;
 use ringcore::storage::disk::{Disk, DiskErrorKind};
 use ringcore::types::CoreId;
