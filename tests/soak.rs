@@ -292,15 +292,18 @@ async fn chatter(context: CoreContext, seats: Arc<Each<Seat<Word>>>, count: u64)
     let others: Vec<_> = (0..context.cores as u16).map(CoreId).filter(|&core| core != context.core).collect();
     let mut sent = vec![0; context.cores];
     let mut received = vec![0; context.cores];
-    let mut answered = vec![0; context.cores];
+    let mut answered = vec![0_u64; context.cores];
     let mut done = 0;
     loop {
         for &other in &others {
             let sent = &mut sent[usize::from(other.0)];
             while *sent < count {
                 let word = Word::Number(*sent);
-                let result =
-                    if *sent % 3 == 0 { outbox.try_tell(other, word) } else { outbox.try_ask(other, word) };
+                let result = if sent.is_multiple_of(3) {
+                    outbox.try_tell(other, word)
+                } else {
+                    outbox.try_ask(other, word)
+                };
                 if result.is_err() {
                     break;
                 }
@@ -339,7 +342,7 @@ async fn chatter(context: CoreContext, seats: Arc<Each<Seat<Word>>>, count: u64)
                 }
                 Mail::Answer(Word::Number(number)) => {
                     let answered = &mut answered[usize::from(from.0)];
-                    *answered += if *answered % 3 == 0 { 1 } else { 0 };
+                    *answered += u64::from(answered.is_multiple_of(3));
                     assert_eq!(number, *answered);
                     *answered += 1;
                 }
