@@ -29,7 +29,8 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
 
 /// What the pure part never names: each would be a decision that a seed cannot repeat.
 const PURE: &[&str] = &["types", "storage", "cluster", "replication", "node"];
-const IMPURE: &[&str] = &["std::", "SystemTime", "Instant::", "thread_rng", "HashMap<", "HashSet<", "f32", "f64"];
+const IMPURE: &[&str] =
+    &["std::", "SystemTime", "Instant::", "thread_rng", "HashMap<", "HashSet<", "f32", "f64"];
 
 const LINES_MAX: usize = 900;
 const BANNED: &[&str] = &["TODO", "FIXME", "XXX", "unimplemented!", "todo!(", "for now", "hack"];
@@ -44,7 +45,8 @@ fn sources(root: &str) -> Vec<(PathBuf, String)> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a readable file");
-                let relative = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("below the root").to_path_buf();
+                let relative =
+                    path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("below the root").to_path_buf();
                 found.push((relative, text));
             }
         }
@@ -68,7 +70,9 @@ fn folder(path: &Path) -> Option<&str> {
 }
 
 fn direction_breaks(path: &Path, text: &str) -> Vec<String> {
-    let Some((own, allowed)) = MAY_USE.iter().find(|(name, _)| folder(path) == Some(name)) else { return Vec::new() };
+    let Some((own, allowed)) = MAY_USE.iter().find(|(name, _)| folder(path) == Some(name)) else {
+        return Vec::new();
+    };
     let names = |line: &str, other: &str| {
         ["crate::", "ringcore::"].iter().any(|root| line.contains(&format!("{root}{other}::")))
     };

@@ -18,6 +18,7 @@ mod gauges;
 mod log_writer;
 pub mod mailbox;
 pub mod net;
+pub mod node;
 pub mod pace;
 pub mod padded;
 pub mod probe;

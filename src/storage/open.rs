@@ -372,11 +372,7 @@ struct Reading<'a, D: Disk> {
 
 impl<D: Disk> Reading<'_, D> {
     /// Applies what one directory holds of this core's slots: its parts, then its log from the lowest start on.
-    async fn core_files(
-        &mut self,
-        files: &CoreFiles,
-        options: &OpenOptions,
-    ) -> Result<Recovery, OpenError> {
+    async fn core_files(&mut self, files: &CoreFiles, options: &OpenOptions) -> Result<Recovery, OpenError> {
         let CoreFiles { layout, dir, manifest } = files;
         self.layout = layout.id;
         let mut slots = Vec::new();
@@ -500,8 +496,7 @@ impl<D: Disk> Reading<'_, D> {
 
     /// Is what this layout says of a slot to be applied here?
     fn owns(&self, slot: Slot) -> bool {
-        slot.core(self.cores) == self.core
-            && self.read_from[usize::from(slot.0 / self.cores)] <= self.layout
+        slot.core(self.cores) == self.core && self.read_from[usize::from(slot.0 / self.cores)] <= self.layout
     }
 }
 

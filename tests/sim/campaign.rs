@@ -51,7 +51,11 @@ fn no_answer_contradicts_another_whatever_happens_to_the_node() {
         checked += world.checked();
         lasted_ns += world.lasted_ns();
     }
-    println!("{count} seeds, {checked} answers checked, {} s of the world; met: {:#?}", lasted_ns / 1_000_000_000, met.0);
+    println!(
+        "{count} seeds, {checked} answers checked, {} s of the world; met: {:#?}",
+        lasted_ns / 1_000_000_000,
+        met.0
+    );
     for rare in RARE {
         assert!(met.0.get(rare).is_some_and(|count| *count > 0), "never met: {rare}");
     }

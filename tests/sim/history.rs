@@ -3,8 +3,8 @@
 //! Every operation writes a value that names it, so a value that is read says who wrote it. Versions order the writes of
 //! a key: an answer must not be older than what any client had been told before the operation began.
 
-use ringcore::types::request::{ReadAnswer, WriteAnswer};
 use ringcore::types::Version;
+use ringcore::types::request::{ReadAnswer, WriteAnswer};
 use std::collections::BTreeMap;
 
 /// What a write meant to do.
@@ -76,7 +76,14 @@ fn operation_of(value: &[u8]) -> u64 {
 impl History {
     /// A write is about to be asked for, for the first time.
     pub(crate) fn ask(&mut self, key: &[u8], operation: u64, intent: Intent, now_ms: u64) {
-        let write = Write { intent, version: None, refused: false, doubtful: false, begun_ms: now_ms, expires_at_ms: None };
+        let write = Write {
+            intent,
+            version: None,
+            refused: false,
+            doubtful: false,
+            begun_ms: now_ms,
+            expires_at_ms: None,
+        };
         self.keys.entry(key.to_vec()).or_default().writes.insert(operation, write);
     }
 
@@ -116,7 +123,10 @@ impl History {
         self.checked += 1;
         self.learn(key, operation, answer.version);
         if !repeated {
-            assert!(answer.version > before.floor, "{operation} got a version that is not above what was known");
+            assert!(
+                answer.version > before.floor,
+                "{operation} got a version that is not above what was known"
+            );
         }
         if answer.had_old {
             let old = operation_of(&answer.old);
@@ -127,7 +137,10 @@ impl History {
             );
             if let (Some(version), Some(floor_write), false) = (old_version, before.floor_write, repeated) {
                 let live = self.write(key, floor_write).intent == Intent::Put { ttl_ms: 0 };
-                assert!(!live || version >= before.floor, "{operation} replaced {old}, older than {floor_write}");
+                assert!(
+                    !live || version >= before.floor,
+                    "{operation} replaced {old}, older than {floor_write}"
+                );
             }
         } else if let (Some(floor_write), false) = (before.floor_write, repeated) {
             // Something live was there, unless somebody else ended it meanwhile.
@@ -152,7 +165,12 @@ impl History {
         if answer.exists {
             let operation = operation_of(&answer.value);
             self.learn(key, operation, answer.version);
-            assert!(answer.version >= before.floor, "a read went back from {:?} to {:?}", before.floor, answer.version);
+            assert!(
+                answer.version >= before.floor,
+                "a read went back from {:?} to {:?}",
+                before.floor,
+                answer.version
+            );
             assert!(answer.version != before.expired, "{operation} was expired, and is there again");
             let write = self.write(key, operation);
             let end = *write.expires_at_ms.get_or_insert(answer.expires_at_ms);
@@ -160,8 +178,14 @@ impl History {
             match write.intent {
                 Intent::Put { ttl_ms: 0 } => assert_eq!(answer.expires_at_ms, 0),
                 Intent::Put { ttl_ms } => {
-                    assert!(ahead_ms.is_none() || answer.expires_at_ms >= write.begun_ms + ttl_ms, "it ends too early");
-                    assert!(ahead_ms.is_none() || answer.expires_at_ms > clock_ms.0, "{operation} outlived its end");
+                    assert!(
+                        ahead_ms.is_none() || answer.expires_at_ms >= write.begun_ms + ttl_ms,
+                        "it ends too early"
+                    );
+                    assert!(
+                        ahead_ms.is_none() || answer.expires_at_ms > clock_ms.0,
+                        "{operation} outlived its end"
+                    );
                 }
                 Intent::Delete => panic!("{operation} is a deletion, but has a value"),
             }
@@ -171,11 +195,20 @@ impl History {
             // Never known, or ended and forgotten.
             let Some(floor_write) = before.floor_write else { return };
             let live = self.write(key, floor_write).intent == Intent::Put { ttl_ms: 0 };
-            let ended = self.may_have_ended(key, before.floor, Version { hlc: ringcore::types::Hlc(u64::MAX), ..before.floor });
+            let ended = self.may_have_ended(
+                key,
+                before.floor,
+                Version { hlc: ringcore::types::Hlc(u64::MAX), ..before.floor },
+            );
             assert!(!live || ended, "{floor_write} was acknowledged, and is gone");
             return;
         }
-        assert!(answer.version >= before.floor, "a read went back from {:?} to {:?}", before.floor, answer.version);
+        assert!(
+            answer.version >= before.floor,
+            "a read went back from {:?} to {:?}",
+            before.floor,
+            answer.version
+        );
         if answer.expires_at_ms != 0 {
             let latest = ahead_ms.map_or(u64::MAX, |ahead| clock_ms.1 + ahead);
             assert!(answer.expires_at_ms <= latest, "{:?} ended too early", answer.version);
@@ -214,8 +247,9 @@ impl History {
         let history = self.keys.entry(key.to_vec()).or_default();
         if version > history.floor {
             history.floor = version;
-            history.floor_write =
-                operation.or_else(|| history.writes.iter().find(|(_, w)| w.version == Some(version)).map(|(id, _)| *id));
+            history.floor_write = operation.or_else(|| {
+                history.writes.iter().find(|(_, w)| w.version == Some(version)).map(|(id, _)| *id)
+            });
         }
     }
 

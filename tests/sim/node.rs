@@ -121,7 +121,8 @@ async fn open_node(
     sim.cores.iter().for_each(|core| core.write_log());
     poll_fn(|cx| {
         sim.poll(cx);
-        let started = |core: &SimCore| core.with(|machine| machine.replica().log().durable().0 >= Ticket::START);
+        let started =
+            |core: &SimCore| core.with(|machine| machine.replica().log().durable().0 >= Ticket::START);
         if sim.cores.iter().all(started) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
@@ -187,7 +188,8 @@ async fn open_one(
         parts_done: Cell::new(false),
     }));
     let rule = DueRule { round_bytes_min: shape.round_bytes };
-    let task = snapshots(sim_core.clone(), core, layout.cores, opened.manifest, rule, !node.sources().is_empty());
+    let task =
+        snapshots(sim_core.clone(), core, layout.cores, opened.manifest, rule, !node.sources().is_empty());
     sim.tasks.borrow_mut().push(Box::pin(task));
     sim.cores.push(sim_core);
     Ok(())

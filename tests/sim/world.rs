@@ -175,7 +175,9 @@ impl World {
             self.start();
         } else if dice < self.options.crash_permille + self.options.jumps_permille {
             self.jump();
-        } else if dice < self.options.crash_permille + self.options.jumps_permille + self.options.io_fault_permille {
+        } else if dice
+            < self.options.crash_permille + self.options.jumps_permille + self.options.io_fault_permille
+        {
             let step = self.disk.steps() + self.prng.below(6);
             self.disk.fail_at(step, *prng_choice(&mut self.prng, &[Fault::Io, Fault::Short]));
             self.met.note("a step of the disk failed");
@@ -338,9 +340,11 @@ impl World {
                 Outcome::InDoubt => self.in_doubt(&open.key, operation, named),
                 Outcome::Read => panic!("a write failed as a read: {failure}"),
             },
-            (Kind::Replicate { operation }, Err(failure)) => {
-                self.refused(&open.key, operation, failure.reason);
-            }
+            (Kind::Replicate { operation }, Err(failure)) => match failure.outcome {
+                Outcome::NotApplied => self.refused(&open.key, operation, failure.reason),
+                Outcome::InDoubt => self.in_doubt(&open.key, operation, None),
+                Outcome::Read => panic!("a write failed as a read: {failure}"),
+            },
             (kind, Ok(answer)) => panic!("{kind:?} was answered {answer:?}"),
         }
     }
@@ -407,7 +411,11 @@ impl World {
             self.set_now();
             match open(&self.disk, self.cores, &self.options.shape, Rc::clone(&self.now)) {
                 Some(Ok(node)) => {
-                    self.met.0.entry("records were read from parts").and_modify(|n| *n += node.read.0).or_insert(node.read.0);
+                    self.met
+                        .0
+                        .entry("records were read from parts")
+                        .and_modify(|n| *n += node.read.0)
+                        .or_insert(node.read.0);
                     self.node = Some(node);
                     self.last_tick = self.disk.now_ns();
                     // Steps are counted from the start of the process: none of them stops it any more.
@@ -435,7 +443,9 @@ impl World {
             if node.halted.borrow().is_some() {
                 self.crash();
                 self.start();
-            } else if self.open.is_empty() && node.cores.iter().all(|core| core.with(|machine| machine.is_quiet())) {
+            } else if self.open.is_empty()
+                && node.cores.iter().all(|core| core.with(|machine| machine.is_quiet()))
+            {
                 break;
             }
         }
