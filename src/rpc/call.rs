@@ -323,7 +323,8 @@ mod tests {
     #[test]
     fn no_timeout_is_the_default_and_a_long_or_unreadable_one_the_longest() {
         assert_eq!(timeout_ms(None), 10_000);
-        for value in ["", "S", "abc", "-1S", "1x", "1", " 1S", "1 S", "999999999S", "61S", "1H", "99999999H"] {
+        for value in ["", "S", "abc", "-1S", "1x", "1", " 1S", "1 S", "999999999S", "61S", "1H", "99999999H"]
+        {
             assert_eq!(timeout_ms(Some(value)), 60_000, "{value:?}");
         }
     }
