@@ -205,6 +205,5 @@ impl<B: Backend> Drop for Counted<B> {
         let Calls { server, state } = &self.0;
         state.calls.set(state.calls.get() - 1);
         state.active_at.set(server.backend.now().mono);
-        server.counters().bytes_in_flight.set(server.budget.bytes() as u64);
     }
 }

@@ -86,8 +86,9 @@ impl<B: Backend> Server<B> {
     /// A server for the core that `backend` belongs to; `counters` has one entry per core.
     pub fn new(backend: B, settings: Settings, counters: Arc<[Counters]>) -> Rc<Server<B>> {
         assert_eq!(counters.len(), usize::from(backend.cores()), "each core counts for itself");
+        let core = usize::from(backend.core().0);
         Rc::new(Server {
-            budget: Budget::new(settings.bytes_in_flight_max),
+            budget: Budget::new(settings.bytes_in_flight_max, Arc::clone(&counters), core),
             scratch: io::scratch(),
             stopping: Signal::new(),
             reflection: Index::new(),

@@ -173,10 +173,16 @@ pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
     framed.into()
 }
 
-/// Polls a future that must not be ready yet, after everything else has run.
+/// Polls a future until everything else has come to rest; is it still not ready?
 pub(crate) async fn still_pending<F: Future + Unpin>(future: &mut F) -> bool {
-    settle().await;
-    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+    for _ in 0..3 {
+        let pending = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending()));
+        if !pending.await {
+            return false;
+        }
+        settle().await;
+    }
+    true
 }
 
 impl tower_service::Service<Request<tonic::body::Body>> for Channel {
