@@ -18,6 +18,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The wall clock's start, milliseconds since 1970.
 pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
 
@@ -26,7 +28,7 @@ pub(crate) struct Fake(Rc<Inner>);
 
 pub(crate) struct Inner {
     cores: u16,
-    spawn: Box<dyn Fn(Pin<Box<dyn Future<Output = ()>>>)>,
+    spawn: Box<dyn Fn(Task)>,
     limits: Limits,
     now: Cell<Mono>,
     sleepers: RefCell<BTreeMap<(Mono, u64), Waker>>,
@@ -49,7 +51,7 @@ struct Record {
 }
 
 impl Fake {
-    pub(crate) fn new(cores: u16, spawn: impl Fn(Pin<Box<dyn Future<Output = ()>>>) + 'static) -> Fake {
+    pub(crate) fn new(cores: u16, spawn: impl Fn(Task) + 'static) -> Fake {
         Fake(Rc::new(Inner {
             cores,
             spawn: Box::new(spawn),
@@ -255,7 +257,7 @@ type Pending = Pin<Box<dyn Future<Output = Reply>>>;
 
 impl Backend for Fake {
     type Reply = Pending;
-    type Sleep = Pin<Box<dyn Future<Output = ()>>>;
+    type Sleep = Task;
 
     fn submit(&self, request: Request) -> Pending {
         self.0.requests.borrow_mut().push(request.clone());
