@@ -80,9 +80,9 @@ pub struct View {
     pub replication: u32,
     /// Index into `members` of this node.
     pub own: usize,
-    /// Every member of the epoch.
+    /// Every member of the epoch; before this node is in one, itself alone.
     pub members: Vec<MemberView>,
-    /// `replication` indexes into `members` for each slot, in preference order.
+    /// `replication` indexes into `members` for each slot, in preference order; empty while `replication` is 0.
     pub slot_replicas: Vec<u16>,
 }
 

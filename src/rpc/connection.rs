@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -69,7 +69,7 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
     let mut stopping = server.stopping.wait();
     let mut leaving = false;
     let end = poll_fn(|cx| {
-        if !leaving && pin!(&mut stopping).poll(cx).is_ready() {
+        if !leaving && Pin::new(&mut stopping).poll(cx).is_ready() {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
