@@ -20,6 +20,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use tonic::{Code, Status};
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Nothing can be done within a microsecond: such a deadline is past on arrival.
+const DEADLINE_NS_MIN: u64 = 1_000;
+
 /// A call in progress, or one operation of a pipeline.
 pub(crate) struct Call<B: Backend> {
     pub(crate) server: Rc<Server<B>>,
@@ -198,11 +203,6 @@ impl<B: Backend> Call<B> {
         Origin { node: &self.view.own().name, epoch: self.view.epoch }
     }
 }
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
-/// Nothing can be done within a microsecond: such a deadline is past on arrival.
-const DEADLINE_NS_MIN: u64 = 1_000;
 
 /// HTTP's part of every gRPC answer, failures included.
 pub(crate) fn accepted(body: ResponseBody) -> Response<ResponseBody> {
