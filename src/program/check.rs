@@ -23,7 +23,7 @@ const MEMLOCK_BYTES_PER_CORE: u64 = 4 << 20;
 const OPEN_FILES_ENOUGH: u64 = 65_536;
 /// Log, spare and one part of a core with little data, bytes.
 const DISK_BYTES_PER_CORE: u64 = 64 << 20;
-/// Disk that a full memory needs at most, tenths of it: ENGINE.md "Snapshots".
+/// Disk that a full memory needs at most, tenths of it: the records once in parts, once in the log, and the part in work.
 const DISK_TENTHS_OF_MEMORY: u64 = 22;
 /// A flush slower than this makes deadlines short, microseconds.
 const FLUSH_US_SLOW: u64 = 10_000;

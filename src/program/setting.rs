@@ -245,7 +245,7 @@ pub const SETTINGS: [Setting; 26] = [
         Group::Cluster,
         Form::List,
         "HOST:PORT,...",
-        Fallback::Words("none", "n1.example.net:7718"),
+        Fallback::Words("none", "n2.example.net:7718"),
         "Join the cluster of these nodes, by their peer addresses; one that answers is enough. Ignored once the data \
          directory belongs to a member.",
     ),

@@ -58,7 +58,7 @@ pub struct Given {
 impl Given {
     /// The setting as the one who gave it wrote it, so that it can be found again.
     pub fn subject(&self, row: &Setting) -> String {
-        let text = &self.text;
+        let text = if self.text.is_empty() { "\"\"" } else { self.text.as_str() };
         match (&self.origin, row.flag()) {
             (Origin::Flag, Some(flag)) if row.form == Form::Switch && text == "true" => format!("--{flag}"),
             (Origin::Flag, Some(flag)) => format!("--{flag} {text}"),
