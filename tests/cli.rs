@@ -1,5 +1,6 @@
 //! The node's program as its user meets it: arguments, variables, files in; text and exit codes out.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test's way to fail, in its helpers too")]
 
 use std::fs;
 use std::path::PathBuf;

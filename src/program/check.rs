@@ -270,10 +270,6 @@ fn data_dir(settings: &Settings, cores: usize) -> Vec<Finding> {
 fn file_system(kind: &FileSystem, allowed: bool) -> Finding {
     match kind.fitness {
         Fitness::Fit => Finding::ok("file system", kind.name.as_str()),
-        Fitness::Untried => {
-            let fix = "nothing is known against it, but only ext4 and XFS are tested";
-            Finding::new("file system", Verdict::Warning, kind.name.as_str(), fix)
-        }
         Fitness::Unfit(reason) => {
             let verdict = if allowed { Verdict::Warning } else { Verdict::Impossible };
             let fix = "put the data on ext4 or XFS with --data-dir, or accept the loss with --allow-any-fs";
@@ -397,7 +393,6 @@ mod tests {
         assert_eq!(file_system(&tmpfs, false).verdict, Verdict::Impossible);
         assert_eq!(file_system(&tmpfs, true).verdict, Verdict::Warning);
         assert_eq!(file_system(&FileSystem::from_magic(0xEF53), false).verdict, Verdict::Ok);
-        assert_eq!(file_system(&FileSystem::from_magic(0x9123_683E), false).verdict, Verdict::Warning);
     }
 
     #[test]

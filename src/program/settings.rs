@@ -1,7 +1,7 @@
 //! The node's settings as values, and every rule that refuses one. Knows nothing of where they are used.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::types::Limits;
@@ -143,14 +143,14 @@ impl Settings {
     ///
     /// # Errors
     /// Every setting that cannot be; if each can be, every pair of them that cannot.
-    pub fn new(gathered: Gathered, machine: &Machine) -> Result<Settings, Vec<Refusal>> {
-        let mut reader = Reader { gathered: &gathered, refusals: Vec::new() };
+    pub fn new(gathered: &Gathered, machine: &Machine) -> Result<Settings, Vec<Refusal>> {
+        let mut reader = Reader { gathered, refusals: Vec::new() };
         let settings = reader.settings(machine);
         let mut refusals = reader.refusals;
         if refusals.is_empty() {
             refusals = settings.contradictions(machine);
         }
-        if refusals.is_empty() { Ok(Settings { gathered, ..settings }) } else { Err(refusals) }
+        if refusals.is_empty() { Ok(settings) } else { Err(refusals) }
     }
 
     /// Where clients of other machines find this node.
@@ -306,16 +306,20 @@ impl Settings {
 
     fn judge_cores(&self, machine: &Machine, refuse: &mut impl FnMut(String, &str)) {
         let subject = self.subject(Key::Cores);
-        let there = format!("this process may use {} (CPUs {})", machine.cpus.len(), ranges(&machine.cpus));
+        let have = machine.cores_default();
+        let by = if have < machine.cpus.len() { "its cgroup's quota" } else { "its affinity mask" };
+        let there = format!("this process may use {have} by {by} (CPUs {})", ranges(&machine.cpus));
         let fix = "ask for fewer, or let threads share CPUs with --no-pin (RINGCORE_NO_PIN=true)";
         match &self.cores {
             Cores::All => {}
-            Cores::Count(count) if self.no_pin || *count <= machine.cpus.len() => {}
+            Cores::Count(_) | Cores::List(_) if self.no_pin => {}
+            Cores::Count(count) if *count <= have => {}
             Cores::Count(_) => refuse(format!("{subject}: {there}"), fix),
             Cores::List(list) => {
-                let absent = list.iter().find(|cpu| !machine.cpus.contains(cpu));
-                if let Some(absent) = absent.filter(|_| !self.no_pin) {
+                if let Some(absent) = list.iter().find(|cpu| !machine.cpus.contains(cpu)) {
                     refuse(format!("{subject}: CPU {absent} is not there: {there}"), fix);
+                } else if list.len() > have {
+                    refuse(format!("{subject}: {there}"), fix);
                 }
             }
         }
@@ -466,13 +470,15 @@ fn ranges(cpus: &[u16]) -> String {
     words.join(",")
 }
 
-/// The address that `localhost` means here, whatever a resolver says.
-pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::program::sources::Flags;
+
+    type Flag<'a> = (Key, &'a str);
+    type Variable<'a> = (&'a str, &'a str);
+    /// Flags, variables, file; what is in force, and the end of its origin.
+    type Case<'a> = (&'a [Flag<'a>], &'a [Variable<'a>], &'a str, &'a str, &'a str);
 
     fn machine() -> Machine {
         Machine {
@@ -484,11 +490,7 @@ mod tests {
     }
 
     /// Settings of flags ("--key text" by key), variables and the lines of a file.
-    fn judged(
-        flags: &[(Key, &str)],
-        variables: &[(&str, &str)],
-        file: &str,
-    ) -> Result<Settings, Vec<Refusal>> {
+    fn judged(flags: &[Flag<'_>], variables: &[Variable<'_>], file: &str) -> Result<Settings, Vec<Refusal>> {
         let id = flags.len() * 1_000_003 + variables.len() * 1_009 + file.len();
         let thread = format!("{:?}", std::thread::current().id());
         let path = std::env::temp_dir().join(format!("ringcore-{}-{thread}-{id}.toml", std::process::id()));
@@ -502,10 +504,10 @@ mod tests {
         if !file.is_empty() {
             std::fs::remove_file(&path).unwrap();
         }
-        gathered.and_then(|gathered| Settings::new(gathered, &machine()))
+        gathered.and_then(|gathered| Settings::new(&gathered, &machine()))
     }
 
-    fn flags(flags: &[(Key, &str)]) -> Result<Settings, Vec<Refusal>> {
+    fn flags(flags: &[Flag<'_>]) -> Result<Settings, Vec<Refusal>> {
         judged(flags, &[], "")
     }
 
@@ -537,7 +539,7 @@ mod tests {
         let file = "zone = \"file\"\n";
         let variable = [("RINGCORE_ZONE", "variable")];
         let flag = [(Key::Zone, "flag")];
-        let cases: [(&[(Key, &str)], &[(&str, &str)], &str, &str, &str); 5] = [
+        let cases: [Case<'_>; 5] = [
             (&[], &[], "", "default", "default"),
             (&[], &[], file, "file", ".toml:1"),
             (&[], &variable, file, "variable", "environment"),
@@ -595,7 +597,7 @@ mod tests {
     /// What is refused, its code and what the sentence says.
     #[test]
     fn what_cannot_be_is_refused_with_its_origin_and_a_fix() {
-        let cases: &[(&[(Key, &str)], &str)] = &[
+        let cases: &[(&[Flag<'_>], &str)] = &[
             (&[(Key::DataDir, "")], "--data-dir \"\": is empty"),
             (&[(Key::Name, "")], "--name \"\": is empty"),
             (&[(Key::Name, "a b")], "--name a b: has characters"),
@@ -620,7 +622,7 @@ mod tests {
             (&[(Key::Replication, "0")], "--replication 0: a key has 1 to 15 replicas"),
             (&[(Key::Replication, "16")], "a key has 1 to 15 replicas"),
             (&[(Key::Cores, "0")], "--cores 0: a node has 1 to 256 cores"),
-            (&[(Key::Cores, "5")], "--cores 5: this process may use 4 (CPUs 0-3)"),
+            (&[(Key::Cores, "5")], "--cores 5: this process may use 4 by its affinity mask (CPUs 0-3)"),
             (&[(Key::Cores, "2,7")], "CPU 7 is not there"),
             (&[(Key::Cores, "1,1")], "names a CPU twice"),
             (&[(Key::Cores, "0-2,2")], "names a CPU twice"),
@@ -752,16 +754,33 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_caps_pinned_cores() {
+        let machine = Machine { cpu_quota_percent: Some(250), ..machine() };
+        let judged = |cores: &str, no_pin: &str| {
+            let texts = [(Key::Cores, cores.to_owned()), (Key::NoPin, no_pin.to_owned())].into();
+            let gathered = Gathered::new(&Flags { config: None, texts }, []).unwrap();
+            Settings::new(&gathered, &machine).map_err(|refusals| refusals[0].to_string())
+        };
+        assert!(
+            judged("2", "false").is_ok() && judged("1,3", "false").is_ok() && judged("3", "true").is_ok()
+        );
+        for cores in ["3", "0-2"] {
+            let words = judged(cores, "false").unwrap_err();
+            assert!(words.contains("may use 2 by its cgroup's quota"), "{words}");
+        }
+    }
+
+    #[test]
     fn a_machine_without_a_fit_name_needs_one() {
         let gathered = Gathered::new(&Flags::default(), []).unwrap();
         let refusals =
-            Settings::new(gathered, &Machine { hostname: String::new(), ..machine() }).unwrap_err();
+            Settings::new(&gathered, &Machine { hostname: String::new(), ..machine() }).unwrap_err();
         assert!(refusals[0].to_string().contains("--name"), "{}", refusals[0]);
     }
 
     #[test]
     fn a_fresh_directory_founds_or_joins() {
-        let fresh = |given: &[(Key, &str)]| flags(given).unwrap().founding(None);
+        let fresh = |given: &[Flag<'_>]| flags(given).unwrap().founding(None);
         assert_eq!(fresh(&[(Key::Bootstrap, "true")]), Ok((Founding::Bootstrap, None)));
         let peer = HostPort { host: "localhost".into(), port: 1 };
         assert_eq!(fresh(&[(Key::Join, "localhost:1")]), Ok((Founding::Join(vec![peer]), None)));
@@ -771,7 +790,7 @@ mod tests {
 
     #[test]
     fn a_directory_of_a_member_resumes_under_its_name() {
-        let of_n1 = |given: &[(Key, &str)]| flags(given).unwrap().founding(Some("n1"));
+        let of_n1 = |given: &[Flag<'_>]| flags(given).unwrap().founding(Some("n1"));
         assert_eq!(of_n1(&[]), Ok((Founding::Resume, None)), "the machine's name is nobody's wish");
         assert_eq!(of_n1(&[(Key::Name, "n1")]), Ok((Founding::Resume, None)));
         let (founding, note) = of_n1(&[(Key::Bootstrap, "true")]).unwrap();
