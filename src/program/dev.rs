@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::exit::{self, Exit, Refusal};
 use super::file_system::{FileSystem, Fitness};
+use super::setting::{Key, setting};
 use super::stop;
 
 /// The usual ports, and how far apart those of the next try are.
@@ -30,6 +31,9 @@ const GLANCE: Duration = Duration::from_millis(25);
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// When to say that a start takes long.
 const LONG_START: Duration = Duration::from_secs(10);
+/// Settings of a node that are ours to choose.
+const OURS: [Key; 7] =
+    [Key::Name, Key::DataDir, Key::Listen, Key::PeerListen, Key::AdminListen, Key::Bootstrap, Key::Join];
 
 /// What `dev` can be told.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
@@ -72,6 +76,12 @@ fn start(flags: &DevFlags) -> Result<(Child, Ports), Refusal> {
     if flags.nodes != 1 {
         let what = format!("--nodes {}: this version runs clusters of one node only", flags.nodes);
         return Err(Refusal::new(Exit::SETTING, what).fix("fix: leave --nodes away"));
+    }
+    let ours = OURS.map(|key| format!("--{}", setting(key).flag().expect("only limits have none")));
+    let names = |argument: &String| ours.iter().any(|flag| argument.split('=').next() == Some(flag));
+    if let Some(argument) = flags.start.iter().find(|argument| names(argument)) {
+        let what = format!("{argument}: `dev` chooses this itself");
+        return Err(Refusal::new(Exit::USAGE, what).fix("fix: leave it away, or run `ringcore start`"));
     }
     let dir = flags.dir.join("n1");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -224,7 +234,7 @@ fn find(program: &str, path: Option<std::ffi::OsString>, own: Option<PathBuf>) -
 fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
     let client = loopback(ports.client);
     let mut text = format!(
-        "\nA cluster of one node is ready.\n  clients      {client}\n  status page  http://{}/\n",
+        "\nA cluster of one node is ready.\n  clients  {client}\n  metrics  http://{}/metrics\n",
         loopback(ports.admin)
     );
     if let Some(ringctl) = find("ringctl") {
@@ -294,6 +304,15 @@ mod tests {
             let refusal = start(&flags).unwrap_err();
             assert_eq!(refusal.exit, Exit::SETTING);
             assert!(refusal.what.contains(&format!("--nodes {nodes}")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_dev_chooses_cannot_be_chosen_for_the_node() {
+        for argument in ["--listen", "--admin-listen=off", "--data-dir=/x"] {
+            let flags = DevFlags { nodes: 1, dir: "/nonexistent".into(), start: vec![argument.into()] };
+            let refusal = start(&flags).unwrap_err();
+            assert_eq!((refusal.exit, refusal.what.contains(argument)), (Exit::USAGE, true), "{refusal}");
         }
     }
 
@@ -370,7 +389,9 @@ mod tests {
         let ports = Ports { client: 7727, peer: 7728, admin: 7729 };
         let text = greeting(ports, |_| None);
         assert!(
-            text.contains("http://127.0.0.1:7729/") && !text.contains("Python") && !text.contains("grpcurl")
+            text.contains("http://127.0.0.1:7729/metrics\n")
+                && !text.contains("Python")
+                && !text.contains("grpcurl")
         );
         let text = greeting(ports, |program| Some(format!("/opt/{program}")));
         for line in [

@@ -210,7 +210,7 @@ pub const SETTINGS: [Setting; 26] = [
         Form::Text,
         "IP:PORT|off",
         Fallback::Text("127.0.0.1:7719"),
-        "Where metrics, probes and the status page are served (HTTP); off serves none.",
+        "Where metrics and probes are served (HTTP); off serves none.",
     ),
     row(
         Key::Advertise,
