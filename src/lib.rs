@@ -33,3 +33,6 @@ pub mod admin;
 // For applications.
 #[cfg(feature = "client")]
 pub mod client;
+
+#[cfg(feature = "client")]
+pub mod ctl;

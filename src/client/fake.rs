@@ -40,6 +40,8 @@ pub(crate) struct Fake {
     /// `127.0.0.1:port`.
     pub(crate) address: String,
     state: Arc<Mutex<Store>>,
+    /// Told of each call.
+    called: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -66,7 +68,7 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let state = Arc::new(Mutex::new(Store { serving: true, ..Store::default() }));
-        let fake = Fake { address, state };
+        let fake = Fake { address, state, called: Arc::new(Notify::new()) };
         let served = fake.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -79,6 +81,18 @@ impl Fake {
     /// What goes wrong with the calls to come, one each.
     pub(crate) fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.store().faults.extend(faults);
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn forget_script(&self) {
+        self.store().faults.clear();
+    }
+
+    /// Waits until a method was called so often.
+    pub(crate) async fn asked(&self, method: &str, times: usize) {
+        while self.store().calls.iter().filter(|(path, _)| path.ends_with(method)).count() < times {
+            self.called.notified().await;
+        }
     }
 
     /// How many writes took effect.
@@ -126,6 +140,7 @@ impl Fake {
         let body = request.into_body().collect().await.map_err(|_| Status::cancelled("cut"))?.to_bytes();
         let message = body.slice(5..); // the gRPC frame: a flag and a length
         let answer = self.store().answer(&path, message);
+        self.called.notify_one();
         let outcome = match answer {
             Answer::Given(outcome) => outcome,
             Answer::Broken => {
