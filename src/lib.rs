@@ -34,5 +34,9 @@ pub mod admin;
 #[cfg(feature = "client")]
 pub mod client;
 
+// For the programs of `bin`.
+#[cfg(feature = "program")]
+pub mod program;
+
 #[cfg(feature = "client")]
 pub mod ctl;

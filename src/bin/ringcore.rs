@@ -1,3 +1,11 @@
-//! The node.
+//! The node: arguments in, an exit code out. Everything between is in `program`.
 
-fn main() {}
+use std::process::ExitCode;
+
+/// Faster than the system's for many small allocations on pinned threads: +30–40 % of calls (FIELD_NOTES, measured).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ringcore::program::command::run(std::env::args_os()).into()
+}

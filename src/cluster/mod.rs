@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Who belongs to the cluster and which of them own a slot: decided values, no opinions about who is alive.
+
+pub mod epoch;
+pub mod ring;

@@ -170,6 +170,10 @@ pub enum Answer {
     Page(Page),
 }
 
+/// Who asked, in the shell's terms: the reply carries it back unread.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Asker(pub u64);
+
 /// A request's end.
 pub type Reply = Result<Answer, Failure>;
 

@@ -40,6 +40,11 @@ impl Slot {
         Token(u64::from(self.0) << (64 - SLOT_BITS))
     }
 
+    /// The highest token in the slot.
+    pub fn last_token(self) -> Token {
+        Token(self.first_token().0 | (u64::MAX >> SLOT_BITS))
+    }
+
     /// All slots that a core owns, ascending.
     pub fn of_core(core: CoreId, cores: u16) -> impl Iterator<Item = Slot> {
         (core.0..SLOTS as u16).step_by(usize::from(cores)).map(Slot)
@@ -72,9 +77,11 @@ mod tests {
     }
 
     #[test]
-    fn first_token_lies_in_its_slot() {
+    fn first_and_last_token_lie_in_their_slot() {
         for slot in [0u16, 1, 8_191, 16_383] {
             assert_eq!(Slot(slot).first_token().slot(), Slot(slot));
+            assert_eq!(Slot(slot).last_token().slot(), Slot(slot));
+            assert_eq!(Slot(slot).last_token().0.wrapping_add(1) >> 50, (u64::from(slot) + 1) % SLOTS as u64);
         }
     }
 }

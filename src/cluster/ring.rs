@@ -1,0 +1,144 @@
+//! The ring of an epoch: vnodes by token, and for each slot the members that hold it. An immutable value.
+
+use super::epoch::Epoch;
+use crate::types::{MemberId, SLOTS, Slot, Token};
+use alloc::vec::Vec;
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Vnodes of a member of weight 100 %.
+const VNODES: u32 = 256;
+
+/// One token of a member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Vnode {
+    /// Where it lies.
+    pub token: Token,
+    /// Whose it is.
+    pub member: MemberId,
+}
+
+/// The ring of one epoch.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    epoch: Epoch,
+    vnodes: Vec<Vnode>,
+    replicas: Vec<SmallVec<[MemberId; 3]>>,
+    fingerprint: u32,
+}
+
+/// The token of a member's vnode: xxh3-64 of (placement id, index), both u32 little-endian. Stable for ever.
+pub fn vnode_token(placement: u32, index: u32) -> Token {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&placement.to_le_bytes());
+    bytes[4..].copy_from_slice(&index.to_le_bytes());
+    Token(xxh3_64(&bytes))
+}
+
+impl Ring {
+    /// The ring of an epoch: a pure function of its content.
+    pub fn new(epoch: Epoch) -> Ring {
+        let mut vnodes: Vec<Vnode> = Vec::new();
+        for member in &epoch.members {
+            let count = (VNODES * member.weight_percent / 100).max(1);
+            vnodes.extend((0..count).map(|index| Vnode {
+                token: vnode_token(member.placement, index),
+                member: member.id,
+            }));
+        }
+        vnodes.sort_unstable();
+        let wanted = epoch.replicas_per_slot();
+        let replicas = (0..SLOTS as u16).map(|slot| walk(&vnodes, Slot(slot).first_token(), wanted)).collect();
+        let hash = epoch.hash();
+        let fingerprint = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
+        Ring { epoch, vnodes, replicas, fingerprint }
+    }
+
+    /// The epoch that it was made from.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The replicas of a slot, in preference order.
+    pub fn replicas(&self, slot: Slot) -> &[MemberId] {
+        &self.replicas[usize::from(slot.0)]
+    }
+
+    /// All vnodes, by token.
+    pub fn vnodes(&self) -> &[Vnode] {
+        &self.vnodes
+    }
+
+    /// Changes when the ring does: what clients compare theirs with.
+    pub fn fingerprint(&self) -> u32 {
+        self.fingerprint
+    }
+}
+
+/// The first `wanted` distinct members clockwise from a token.
+fn walk(vnodes: &[Vnode], from: Token, wanted: usize) -> SmallVec<[MemberId; 3]> {
+    let start = vnodes.partition_point(|vnode| vnode.token < from);
+    let mut met = SmallVec::new();
+    for vnode in vnodes[start..].iter().chain(&vnodes[..start]) {
+        if met.len() == wanted {
+            break;
+        }
+        if !met.contains(&vnode.member) {
+            met.push(vnode.member);
+        }
+    }
+    met
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::epoch::Member;
+    use crate::types::ClusterId;
+    use alloc::string::String;
+
+    fn epoch(members: u32) -> Epoch {
+        let member = |id: u32| Member {
+            id: MemberId(id),
+            placement: id,
+            name: alloc::format!("n{id}"),
+            zone: String::new(),
+            weight_percent: 100,
+            client_address: String::new(),
+            peer_address: String::new(),
+            admin_address: String::new(),
+        };
+        let mut epoch = Epoch::bootstrap(ClusterId([1; 16]), 3, member(1));
+        epoch.members = (1..=members).map(member).collect();
+        epoch
+    }
+
+    #[test]
+    fn vnode_tokens_are_stable_for_ever() {
+        assert_eq!(vnode_token(1, 0), Token(3_439_722_301_264_460_078));
+        assert_eq!(vnode_token(2, 255), Token(14_965_165_106_782_876_391));
+    }
+
+    #[test]
+    fn one_member_holds_every_slot() {
+        let ring = Ring::new(epoch(1));
+        assert!((0..SLOTS as u16).all(|slot| ring.replicas(Slot(slot)) == [MemberId(1)]));
+        assert_eq!(ring.vnodes().len(), 256);
+    }
+
+    #[test]
+    fn replicas_are_distinct_and_as_many_as_wanted() {
+        let ring = Ring::new(epoch(5));
+        for slot in 0..SLOTS as u16 {
+            let replicas = ring.replicas(Slot(slot));
+            assert_eq!(replicas.len(), 3);
+            assert!(replicas[0] != replicas[1] && replicas[1] != replicas[2] && replicas[0] != replicas[2]);
+        }
+    }
+
+    #[test]
+    fn fingerprint_follows_the_epoch() {
+        assert_eq!(Ring::new(epoch(2)).fingerprint(), Ring::new(epoch(2)).fingerprint());
+        assert_ne!(Ring::new(epoch(2)).fingerprint(), Ring::new(epoch(3)).fingerprint());
+    }
+}

@@ -1,0 +1,96 @@
+//! What a core asks for. A closed list, gathered in a buffer that the shell drains and reuses.
+//!
+//! An effect leaves at once, or after a ticket of the log is durable; the buffer holds it until then. An
+//! acknowledgement is made from [`Acknowledged`] only, so one that leaves early cannot be written down.
+
+use crate::replication::coordinator::Acknowledged;
+use crate::replication::messages::Message;
+use crate::storage::log::Ticket;
+use crate::storage::segment::SegmentId;
+use crate::types::request::{Answer, Asker, Reply};
+use crate::types::{Failure, MemberId};
+use alloc::collections::VecDeque;
+use alloc::string::String;
+
+/// What a core asks for.
+#[derive(Debug)]
+pub enum Effect {
+    /// Answer a request.
+    Reply {
+        /// Whose.
+        to: Asker,
+        /// With what.
+        reply: Reply,
+    },
+    /// Send a message to the core that owns its slot at another member.
+    Send {
+        /// Which member.
+        to: MemberId,
+        /// What.
+        message: Message,
+    },
+    /// Write this segment file full of zeros, make it durable under its name, and say so.
+    PrepareSegment(SegmentId),
+    /// End the process: going on could break a promise.
+    Halt(String),
+}
+
+/// Effects of the steps since the last drain, and those that wait for the log.
+#[derive(Debug, Default)]
+pub struct Effects {
+    ready: VecDeque<Effect>,
+    held: VecDeque<(Ticket, Effect)>,
+}
+
+impl Effects {
+    /// The next effect to perform.
+    pub fn pop(&mut self) -> Option<Effect> {
+        self.ready.pop_front()
+    }
+
+    /// Effects that wait for the log.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// An effect that speaks of nothing that could be lost.
+    pub(super) fn at_once(&mut self, effect: Effect) {
+        self.ready.push_back(effect);
+    }
+
+    /// An effect that leaves when the ticket, if any, is durable.
+    pub(super) fn after(&mut self, ticket: Option<Ticket>, effect: Effect) {
+        match ticket {
+            // Tickets rise, but a read may wait for one that is older than the last: keep the list sorted.
+            Some(ticket) => {
+                let at = self.held.partition_point(|(held, _)| *held <= ticket);
+                self.held.insert(at, (ticket, effect));
+            }
+            None => self.ready.push_back(effect),
+        }
+    }
+
+    /// Everything up to `durable` may leave.
+    pub(super) fn release(&mut self, durable: Ticket) {
+        while self.held.front().is_some_and(|(ticket, _)| *ticket <= durable) {
+            let (_, effect) = self.held.pop_front().expect("the front was just looked at");
+            self.ready.push_back(effect);
+        }
+    }
+
+    /// A write reached its quorum.
+    pub(super) fn acknowledge(&mut self, done: Acknowledged) {
+        let (to, answer) = done.into_parts();
+        self.ready.push_back(Effect::Reply { to, reply: Ok(answer) });
+    }
+
+    /// A request is answered from what is durable once the ticket is.
+    pub(super) fn answer(&mut self, ticket: Option<Ticket>, to: Asker, answer: Answer) {
+        self.after(ticket, Effect::Reply { to, reply: Ok(answer) });
+    }
+
+    /// A request failed.
+    pub(super) fn refuse(&mut self, to: Asker, failure: Failure) {
+        self.ready.push_back(Effect::Reply { to, reply: Err(failure) });
+    }
+}

@@ -1,0 +1,42 @@
+//! What can happen to a core. A closed list.
+
+use crate::cluster::ring::Ring;
+use crate::replication::messages::Message;
+use crate::storage::log::Ticket;
+use crate::storage::segment::SegmentId;
+use crate::types::MemberId;
+use crate::types::request::{Asker, Request};
+use alloc::sync::Arc;
+
+/// What can happen to a core.
+#[derive(Debug)]
+pub enum Event {
+    /// A client asks for something, through whichever core or node.
+    Request {
+        /// Who.
+        from: Asker,
+        /// What.
+        request: Request,
+    },
+    /// Another member says something about a slot of this core.
+    Peer {
+        /// Who.
+        from: MemberId,
+        /// What.
+        message: Message,
+    },
+    /// The write of a batch returned: its blocks are on stable storage.
+    Written(Ticket),
+    /// The write of a batch failed or was short. What reached the disk is not known.
+    WriteFailed(Ticket),
+    /// A segment file was written full of zeros and is durable under its name.
+    SegmentReady(SegmentId),
+    /// There is no room on the disk for the segment that was asked for.
+    SegmentRefused(SegmentId),
+    /// A new epoch was decided.
+    Epoch(Arc<Ring>),
+    /// Time has passed.
+    Tick,
+    /// Take on no more work.
+    Stop,
+}

@@ -1,0 +1,142 @@
+//! A core as the source of its own snapshot parts: walks the machine's data in small steps between its other work.
+
+use super::machine::Machine;
+use crate::storage::carried::Carried;
+use crate::storage::disk::DiskResult;
+use crate::storage::log::Ticket;
+use crate::storage::log_record::{ControlKind, LogRecord};
+use crate::storage::lsn::Lsn;
+use crate::storage::part::{Entries, EntryKind, PartIndex, PartSource, PartStart, SlotState, Walked};
+use crate::types::mutant::{Mutant, planted};
+use crate::types::{CoreId, OperationId, Slot, Token};
+use alloc::vec::Vec;
+use core::future::Future;
+use core::ops::ControlFlow;
+
+/// Operation identities looked at per step: most belong to other parts.
+const NAMES_PER_STEP: usize = 1_024;
+
+/// Where a machine lives: the shell's cell, or the simulator's.
+pub trait Host {
+    /// Shows the machine; the call is short and waits for nothing.
+    fn with<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R;
+
+    /// Returns once the log is durable up to `ticket`; an error if it never will be.
+    fn durable(&self, ticket: Ticket) -> impl Future<Output = DiskResult<()>>;
+}
+
+/// One walk over one part.
+pub struct Image<H: Host> {
+    host: H,
+    part: PartIndex,
+    core: CoreId,
+    cores: u16,
+    /// The last record that was put of the slot that is being walked.
+    at: Option<(Token, Vec<u8>)>,
+    /// The operation identity to go on from; None once all were looked at.
+    names_at: Option<OperationId>,
+    epoch: Vec<u8>,
+}
+
+impl<H: Host> Image<H> {
+    /// A source of parts of `core`, one of `cores`.
+    pub fn new(host: H, core: CoreId, cores: u16) -> Image<H> {
+        let part = PartIndex::new(0).expect("there is a first part");
+        Image { host, part, core, cores, at: None, names_at: None, epoch: Vec::new() }
+    }
+}
+
+impl<H: Host> PartSource for Image<H> {
+    fn begin(&mut self, part: PartIndex) -> PartStart {
+        (self.part, self.at) = (part, None);
+        self.names_at = Some(OperationId { client: 0, request: 0 });
+        let (core, cores) = (self.core, self.cores);
+        let (start, epoch) = self.host.with(|machine| {
+            let replica = machine.replica();
+            let slots = part.slots(core, cores).filter_map(|slot| {
+                let (mark, records) = (replica.shard().mark(slot), replica.shard().table().slot_len(slot));
+                (records > 0 || mark.is_marked()).then_some(SlotState {
+                    slot,
+                    floor: mark.floor,
+                    round: (mark.round.c, mark.round.i),
+                    adopted: mark.configuration,
+                    epoch: mark.configuration,
+                })
+            });
+            let start = PartStart {
+                start: replica.log().durable().1,
+                hlc_bound: replica.log().durable_hlc_bound(),
+                slots: slots.collect(),
+            };
+            (start, machine.ring().epoch().encode())
+        });
+        self.epoch = epoch;
+        start
+    }
+
+    fn walk_core(&mut self, out: &mut Entries<'_>) -> Walked {
+        if self.core == CoreId(0) && self.part.index() == 0 && !self.epoch.is_empty() {
+            let bytes = core::mem::take(&mut self.epoch);
+            let control = LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes };
+            put(out, &Carried::Record(control));
+        }
+        let Some(from) = self.names_at else { return Walked::Wholly };
+        let (part, cores) = (self.part, self.cores);
+        self.names_at = self.host.with(|machine| {
+            let mut looked_at = 0;
+            for (id, entry) in machine.replica().shard().identities().iter_from(from) {
+                if looked_at == NAMES_PER_STEP || out.is_full() {
+                    return Some(id);
+                }
+                looked_at += 1;
+                if PartIndex::of_slot(entry.slot, cores) == part {
+                    put(out, &Carried::Named(id, entry.clone()));
+                }
+            }
+            None
+        });
+        if self.names_at.is_some() { Walked::Partly } else { Walked::Wholly }
+    }
+
+    fn walk(&mut self, slot: Slot, out: &mut Entries<'_>) -> Walked {
+        let from = match &self.at {
+            Some((token, key)) if token.slot() == slot => (*token, Some(key.as_slice())),
+            Some(_) | None => (slot.first_token(), None),
+        };
+        let mut last = None;
+        let walked = self.host.with(|machine| {
+            machine.replica().shard().table().walk(from, slot.last_token(), |token, record| {
+                out.record(&record);
+                if out.is_full() {
+                    last = Some((token, record.key.to_vec()));
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        self.at = last;
+        if walked.is_break() { Walked::Partly } else { Walked::Wholly }
+    }
+
+    async fn log_end(&mut self) -> DiskResult<Lsn> {
+        // A record that still gathers has no position yet: only when everything that the walk has shown is durable is
+        // there a position below which all of it lies.
+        if planted(Mutant::PartBeforeLog) {
+            return Ok(self.host.with(|machine| machine.replica().log().end()));
+        }
+        let seen = self.host.with(|machine| machine.replica().log().last_ticket());
+        self.host.durable(seen).await?;
+        let end = self.host.with(|machine| machine.replica().log().covered(seen));
+        Ok(end.expect("what is durable is covered"))
+    }
+
+    fn recycle_below(&mut self, low: Lsn) {
+        self.host.with(|machine| machine.replica_mut().log_mut().recycle_below(low));
+    }
+}
+
+fn put(out: &mut Entries<'_>, carried: &Carried<'_>) {
+    let mut bytes = Vec::new();
+    carried.encode(&mut bytes);
+    out.carried(EntryKind::Core, &bytes);
+}

@@ -1,0 +1,30 @@
+//! What a core counts: plain fields, copied out by the shell at the tick.
+
+/// Counts since the start of the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Reads answered.
+    pub reads: u64,
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Requests refused or failed, whatever the reason.
+    pub failures: u64,
+    /// Of these: because a budget, the memory or the disk was spent.
+    pub refused_room: u64,
+    /// Of these: writes that ended in doubt.
+    pub in_doubt: u64,
+    /// Retries that were recognised and answered again.
+    pub repeats: u64,
+    /// Pages of scans.
+    pub pages: u64,
+    /// Rounds of collection that were applied.
+    pub rounds: u64,
+    /// Records that they removed.
+    pub collected: u64,
+    /// Peers' messages that were refused.
+    pub peer_refusals: u64,
+    /// Versions refused because they lie ahead of this node's clock.
+    pub clock_refusals: u64,
+    /// Records refused because the floor covers them.
+    pub floor_refusals: u64,
+}

@@ -1,0 +1,169 @@
+//! One core as a replica: takes records into table and log, and says from when on each may be spoken of.
+//!
+//! A record is in the table as soon as it is appended, and durable a little later. Whatever speaks of it (the answer to
+//! its writer, a read, a page of a scan) waits for its [`Ticket`]. Reads find the ticket by a hash of the token: a false
+//! match only waits for one flush too many.
+
+use super::messages::Replaced;
+use crate::storage::log::{Log, Ticket};
+use crate::storage::log_record::{Attempt, Entry, LogRecord, OperationEntry, PurgeList, Round};
+use crate::storage::shard::{Admission, Shard};
+use crate::types::mutant::{Mutant, planted};
+use crate::types::{Hlc, OperationId, RecordRef, Slot, Token, Version};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Entries of the table of tickets: 128 KiB per core.
+const PENDING: usize = 1 << 14;
+
+/// A core's data and its log.
+pub struct Replica {
+    shard: Shard,
+    log: Log,
+    pending: Box<[Ticket]>,
+}
+
+/// What became of a record that was offered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// In table and log; durable with this ticket.
+    Held(Ticket),
+    /// A newer version is here, and durable once the ticket is (None: already).
+    Superseded(Version, Option<Ticket>),
+    /// Refused by the gate.
+    BelowFloor,
+    /// Refused: too many keys with nearly the same token.
+    NoPlace,
+}
+
+/// A named operation on its way into the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Naming {
+    /// The client's name for it.
+    pub id: OperationId,
+    /// Whose attempt it is.
+    pub attempt: Attempt,
+    /// xxh3-64 over what was asked for.
+    pub payload_hash: u64,
+}
+
+impl Replica {
+    /// Joins a recovered shard and its log.
+    pub fn new(shard: Shard, log: Log) -> Replica {
+        Replica { shard, log, pending: alloc::vec![Ticket::default(); PENDING].into_boxed_slice() }
+    }
+
+    /// The data.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The data, for upkeep.
+    pub fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The log, for the shell that writes it.
+    pub fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// The record of a key, and the ticket to wait for before anything is said of it.
+    pub fn read(&self, token: Token, key: &[u8]) -> (Option<RecordRef<'_>>, Option<Ticket>) {
+        (self.shard.get(token, key), self.wait_for(token))
+    }
+
+    /// The ticket to wait for before anything is said of a key with this token.
+    pub fn wait_for(&self, token: Token) -> Option<Ticket> {
+        let ticket = self.pending[place(token)];
+        (ticket > self.log.durable().0 && !planted(Mutant::ReadBeforeDurable)).then_some(ticket)
+    }
+
+    /// The ticket to wait for before anything is said of any key.
+    pub fn wait_for_all(&self) -> Option<Ticket> {
+        let last = self.log.last_ticket();
+        (last > self.log.durable().0).then_some(last)
+    }
+
+    /// Offers a record. `at` judges whether what it replaces was alive; its value is copied if `previous`.
+    pub fn write(
+        &mut self,
+        record: &RecordRef<'_>,
+        label: Option<Round>,
+        naming: Option<Naming>,
+        at: Hlc,
+        previous: bool,
+    ) -> (Taken, Replaced) {
+        let token = Token::of(record.key);
+        let (held, wait) = self.read(token, record.key);
+        let replaced = held.map_or_else(Replaced::default, |held| Replaced {
+            version: held.version,
+            value: held.live_value(at).map(|old| if previous { Bytes::copy_from_slice(old) } else { Bytes::new() }),
+        });
+        match self.shard.admit(token, record, label) {
+            Admission::Wins => {}
+            Admission::Held => return (Taken::Held(wait.unwrap_or_default()), replaced),
+            Admission::Superseded(newer) => return (Taken::Superseded(newer, wait), replaced),
+            Admission::BelowFloor => return (Taken::BelowFloor, replaced),
+        }
+        if self.shard.insert(token, record).is_err() {
+            return (Taken::NoPlace, replaced);
+        }
+        let operation = naming.map(|naming| OperationEntry {
+            id: naming.id,
+            attempt: naming.attempt,
+            payload_hash: naming.payload_hash,
+            replaced: replaced.version,
+            had_old: replaced.value.is_some(),
+        });
+        if let Some(operation) = &operation {
+            let old = replaced.value.clone().filter(|_| previous);
+            self.shard.remember(token.slot(), operation, record.version, old);
+        }
+        let operation = operation.filter(|_| !planted(Mutant::IdentityNotLogged));
+        let ticket = self.log.append(&LogRecord::Record(Entry { record: *record, label, operation }));
+        self.pending[place(token)] = ticket;
+        (Taken::Held(ticket), replaced)
+    }
+
+    /// Logs a round of collection. It is applied by [`Replica::collected`], once the ticket is durable: a floor is
+    /// answered for only when it cannot be lost.
+    pub fn collect(&mut self, round: &Collection) -> Ticket {
+        let Collection { slot, round, floor, ref listed } = *round;
+        let mut purge = PurgeList::default();
+        for (key, version) in listed {
+            purge.push(key, *version);
+        }
+        self.log.append(&LogRecord::Collect { slot, round, floor, purge: purge.as_purge() })
+    }
+
+    /// Applies a round of collection whose log entry is durable.
+    pub fn collected(&mut self, round: &Collection) {
+        let listed = round.listed.iter().map(|(key, version)| (&key[..], *version));
+        self.shard.collect(round.slot, round.round, round.floor, listed);
+    }
+}
+
+/// One round of collection of one slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Collection {
+    /// The slot.
+    pub slot: Slot,
+    /// Its number.
+    pub round: Round,
+    /// The greatest version listed.
+    pub floor: Version,
+    /// What all replicas have confirmed to be dead.
+    pub listed: Vec<(Bytes, Version)>,
+}
+
+fn place(token: Token) -> usize {
+    // The top bits name the slot, and with it the core: only the low ones spread the keys of one core.
+    (token.0 as usize) & (PENDING - 1)
+}

@@ -1,0 +1,210 @@
+//! One connection: hyper's HTTP/2 with every limit set, and its end: by the client, by a time-out, by the server's stop.
+//! Knows no service.
+
+use super::backend::Backend;
+use super::budget::Share;
+use super::io::{Io, Transport};
+use super::router;
+use super::server::{Port, Server};
+use super::timer::Timer;
+use crate::types::Mono;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Bytes that a stream may send before we take them: a message of the longest value needs no round trip.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes that a connection may send before we take them, at least. h2 takes many unread tiny frames for an attack and
+/// allows half the window's worth: so also at least 512 a stream.
+const CONNECTION_WINDOW_BYTES_MIN: u32 = 4 << 20;
+/// Longer frames only let one stream hold up the others.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
+/// Of a call's headers, uncompressed.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Of one stream, buffered by h2.
+const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Streams that we had to reset because the client broke a rule on them.
+const LOCAL_RESETS_MAX: usize = 1_024;
+/// HTTP/2's preface and an empty SETTINGS frame: less than this is not yet a client.
+const HANDSHAKE_BYTES: u64 = 24 + 9;
+
+/// What a connection's calls and its guard share.
+struct State {
+    share: Rc<Share>,
+    /// Calls in progress, streams included.
+    calls: Cell<usize>,
+    /// When a call last began or ended.
+    active_at: Cell<Mono>,
+    received: Rc<Cell<u64>>,
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, transport: T, port: Port) {
+    let backend = &server.backend;
+    let state = Rc::new(State {
+        share: server.budget.share(),
+        calls: Cell::new(0),
+        active_at: Cell::new(backend.now().mono),
+        received: Rc::default(),
+    });
+    let bytes_per_poll = server.settings.bytes_per_poll;
+    let io = Io::new(transport, bytes_per_poll, Rc::clone(&server.scratch), Rc::clone(&state.received));
+    let service = {
+        let (server, share) = (Rc::clone(server), Rc::clone(&state.share));
+        service_fn(move |request| {
+            let (server, share) = (Rc::clone(&server), Rc::clone(&share));
+            async move { Ok::<_, Infallible>(router::route(server, share, port, request).await) }
+        })
+    };
+    let calls = Calls { server: Rc::clone(server), state: Rc::clone(&state) };
+    let mut connection = pin!(builder(server, calls).serve_connection(io, service));
+    let mut guard = Guard::new(server, &state);
+    let mut sleep = pin!(backend.sleep_until(guard.next));
+    let mut stopping = server.stopping.wait();
+    let mut leaving = false;
+    let result = poll_fn(|cx| {
+        if !leaving && pin!(&mut stopping).poll(cx).is_ready() {
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            match guard.check(leaving) {
+                Verdict::Stay => {}
+                Verdict::Leave => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Verdict::Close(why) => return Poll::Ready(Err(why.to_owned())),
+            }
+            sleep.set(backend.sleep_until(guard.next));
+        }
+        connection.as_mut().poll(cx).map_err(|error| error.to_string())
+    })
+    .await;
+    if let Err(why) = result {
+        server.counters().connections_failed.add(1);
+        tracing::debug!(%why, "connection failed");
+    }
+}
+
+fn builder<B: Backend>(server: &Server<B>, calls: Calls<B>) -> Builder<Calls<B>> {
+    let settings = &server.settings;
+    let mut builder = Builder::new(calls);
+    builder
+        .timer(Timer::new(server.backend.clone()))
+        .max_concurrent_streams(settings.streams_max)
+        .max_pending_accept_reset_streams(settings.resets_max)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .adaptive_window(false)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(
+            CONNECTION_WINDOW_BYTES_MIN.max(settings.streams_max.saturating_mul(512)),
+        )
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .keep_alive_interval(Duration::from_millis(settings.keep_alive_ms))
+        .keep_alive_timeout(Duration::from_millis(settings.keep_alive_timeout_ms))
+        .auto_date_header(false);
+    builder
+}
+
+/// Ends connections that only take up room.
+struct Guard<'a, B: Backend> {
+    server: &'a Server<B>,
+    state: &'a State,
+    /// When to look again.
+    next: Mono,
+    handshaken: bool,
+    /// Since when the client has taken nothing of what it is owed.
+    stalled_since: Option<Mono>,
+}
+
+enum Verdict {
+    Stay,
+    /// Gracefully: no call is in progress.
+    Leave,
+    /// At once.
+    Close(&'static str),
+}
+
+impl<'a, B: Backend> Guard<'a, B> {
+    fn new(server: &'a Server<B>, state: &'a State) -> Guard<'a, B> {
+        let next = server.backend.now().mono.after_ms(server.settings.handshake_ms);
+        Guard { server, state, next, handshaken: false, stalled_since: None }
+    }
+
+    fn check(&mut self, leaving: bool) -> Verdict {
+        let (now, settings) = (self.server.backend.now().mono, &self.server.settings);
+        // Looking more often than the shortest time-out would find nothing.
+        self.next = now.after_ms(settings.stalled_ms.min(settings.idle_ms) / 4 + 1);
+        if !self.handshaken {
+            if self.state.received.get() < HANDSHAKE_BYTES {
+                return Verdict::Close("no HTTP/2 preface in time");
+            }
+            self.handshaken = true;
+        }
+        if self.state.share.bytes() == 0 || self.state.share.take_progress() {
+            self.stalled_since = None;
+        } else {
+            let since = *self.stalled_since.get_or_insert(now);
+            if now.since(since) >= settings.stalled_ms * 1_000_000 {
+                return Verdict::Close("the client does not take its answers");
+            }
+        }
+        let idle_ns = now.since(self.state.active_at.get());
+        if self.state.calls.get() > 0 || idle_ns < settings.idle_ms * 1_000_000 {
+            return Verdict::Stay;
+        }
+        // A client that was asked to leave and stays has had as long again.
+        if leaving { Verdict::Close("idle, and does not leave") } else { Verdict::Leave }
+    }
+}
+
+/// Runs each call as a task of its core.
+struct Calls<B: Backend> {
+    server: Rc<Server<B>>,
+    state: Rc<State>,
+}
+
+impl<B: Backend> Clone for Calls<B> {
+    fn clone(&self) -> Calls<B> {
+        Calls { server: Rc::clone(&self.server), state: Rc::clone(&self.state) }
+    }
+}
+
+impl<B: Backend, F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Calls<B> {
+    fn execute(&self, call: F) {
+        let counted = Counted::new(self.clone());
+        self.server.backend.spawn(async move {
+            let _counted = counted;
+            call.await;
+        });
+    }
+}
+
+/// A call in progress, counted.
+struct Counted<B: Backend>(Calls<B>);
+
+impl<B: Backend> Counted<B> {
+    fn new(calls: Calls<B>) -> Counted<B> {
+        calls.state.calls.set(calls.state.calls.get() + 1);
+        calls.state.active_at.set(calls.server.backend.now().mono);
+        Counted(calls)
+    }
+}
+
+impl<B: Backend> Drop for Counted<B> {
+    fn drop(&mut self) {
+        let Calls { server, state } = &self.0;
+        state.calls.set(state.calls.get() - 1);
+        state.active_at.set(server.backend.now().mono);
+        server.counters().bytes_in_flight.set(server.budget.bytes() as u64);
+    }
+}

@@ -1,0 +1,534 @@
+//! One core at work: the machine in its cell, the events that reach it, the effects that leave it. Decides nothing.
+//!
+//! Events come from tasks of this core (requests), from the mailbox (requests of other cores, and replies to ours), from
+//! the disk and from the tick. Each is a call of [`Core::step`], which performs what the machine asks for before it
+//! returns; nothing is borrowed across an await.
+
+use super::calls::{Calls, origin};
+use super::clock;
+use super::disk::{DirDisk, Flush};
+use super::executor::Queues;
+use super::gauges::Gauges;
+use super::log_writer::LogWriter;
+use super::mailbox::{Inbox, Mail, Outbox};
+use super::tick::{Busy, Sleep, Ticker};
+use crate::node::effect::{Effect, Effects};
+use crate::node::event::Event;
+use crate::node::image::Host;
+use crate::node::machine::Machine;
+use crate::rpc::backend::{Backend, NodeStatus, Phase, Setting, View};
+use crate::storage::disk::{DiskError, DiskErrorKind, DiskResult};
+use crate::storage::log::Ticket;
+use crate::types::request::{Asker, Reply, Request};
+use crate::types::{CoreId, Failure, Limits, Mono, Now, Reason, Token};
+use hdrhistogram::Histogram;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+/// Messages taken from each other core per look into the mailbox.
+const MAIL_PER_LOOK: usize = 128;
+/// Latencies are shown for the last ten seconds.
+const WINDOW_NS: u64 = 10_000_000_000;
+
+/// What cores send each other.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    /// A request for a key of the receiver's.
+    Request(Asker, Request),
+    /// What became of it.
+    Reply(Asker, Reply),
+    /// The sender has written all its parts since the node's layout began: to core 0.
+    PartsComplete,
+}
+
+/// What all cores of a node share: nothing of it is on a request's path but reads of words that hardly ever change.
+#[derive(Debug)]
+pub(crate) struct NodeShared {
+    pub(crate) phase: AtomicU8,
+    pub(crate) gauges: Gauges,
+    pub(crate) started: Mono,
+    pub(crate) limits: Limits,
+    pub(crate) memory_limit: u64,
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// What a core is put together from.
+pub(crate) struct CoreParts {
+    pub(crate) id: CoreId,
+    pub(crate) cores: u16,
+    pub(crate) machine: Machine,
+    pub(crate) outbox: Outbox<Letter>,
+    pub(crate) ticker: Ticker,
+    pub(crate) queues: Queues,
+    pub(crate) disk: DirDisk,
+    pub(crate) dir: String,
+    pub(crate) flush: Flush,
+    pub(crate) shared: Arc<NodeShared>,
+    pub(crate) view: View,
+}
+
+/// A core at work. Clones are the same core.
+#[derive(Clone)]
+pub(crate) struct Core(Rc<Inner>);
+
+struct Inner {
+    parts: Fixed,
+    machine: RefCell<Machine>,
+    effects: RefCell<Effects>,
+    calls: RefCell<Calls>,
+    log: LogWriter,
+    /// Letters were sent since the others were last told.
+    unposted: Bell,
+    /// Who waits for the log, with the ticket.
+    waiting: RefCell<Vec<(Ticket, Waker)>>,
+    busy: RefCell<Option<Busy>>,
+    view: RefCell<Rc<View>>,
+    measured: RefCell<Measured>,
+    /// All parts were written and core 0 knows: of core 0, by how many cores.
+    parts_complete: Cell<u16>,
+    /// The core gives up: nothing is done any more.
+    halted: Cell<bool>,
+}
+
+/// What does not change while the core works.
+struct Fixed {
+    id: CoreId,
+    cores: u16,
+    outbox: Outbox<Letter>,
+    ticker: Ticker,
+    queues: Queues,
+    disk: DirDisk,
+    dir: String,
+    shared: Arc<NodeShared>,
+}
+
+/// What the core measures of itself.
+struct Measured {
+    latencies: Histogram<u32>,
+    flushes: Histogram<u32>,
+    hops: u64,
+    operations: u64,
+    operations_before: u64,
+    window_from: Mono,
+    busy_ns_before: u64,
+}
+
+/// Wakes a task of the same core.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.rung.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Completes when the bell was rung since the last time.
+    pub(crate) async fn heard(&self) {
+        std::future::poll_fn(|cx| {
+            if self.rung.replace(false) {
+                return Poll::Ready(());
+            }
+            self.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Core {
+    /// A core that has recovered. It serves once its tasks run: see [`Core::run_mail`], [`LogWriter::run`].
+    pub(crate) fn new(parts: CoreParts) -> Core {
+        let CoreParts { id, cores, machine, outbox, ticker, queues, disk, dir, flush, shared, view } = parts;
+        let log = LogWriter::new(disk.clone(), dir.clone(), flush);
+        let histogram = || Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("bounds and digits are in range");
+        let measured = Measured {
+            latencies: histogram(),
+            flushes: histogram(),
+            hops: 0,
+            operations: 0,
+            operations_before: 0,
+            window_from: clock::mono(),
+            busy_ns_before: clock::thread_cpu_ns(),
+        };
+        Core(Rc::new(Inner {
+            parts: Fixed { id, cores, outbox, ticker, queues, disk, dir, shared },
+            machine: RefCell::new(machine),
+            effects: RefCell::default(),
+            calls: RefCell::new(Calls::new(id)),
+            log,
+            unposted: Bell::default(),
+            waiting: RefCell::default(),
+            busy: RefCell::default(),
+            view: RefCell::new(Rc::new(view)),
+            measured: RefCell::new(measured),
+            parts_complete: Cell::new(0),
+            halted: Cell::new(false),
+        }))
+    }
+
+    pub(crate) fn id(&self) -> CoreId {
+        self.0.parts.id
+    }
+
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.0.parts.queues
+    }
+
+    pub(crate) fn disk(&self) -> &DirDisk {
+        &self.0.parts.disk
+    }
+
+    pub(crate) fn dir(&self) -> &str {
+        &self.0.parts.dir
+    }
+
+    pub(crate) fn ticker(&self) -> &Ticker {
+        &self.0.parts.ticker
+    }
+
+    pub(crate) fn log(&self) -> &LogWriter {
+        &self.0.log
+    }
+
+    pub(crate) fn with_machine<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R {
+        look(&mut self.0.machine.borrow_mut())
+    }
+
+    /// Lets the machine take an event, and performs what it asks for.
+    pub(crate) fn step(&self, event: Event) {
+        let inner = &self.0;
+        if inner.halted.get() {
+            return;
+        }
+        let now = clock::now();
+        let mut effects = inner.effects.borrow_mut();
+        inner.machine.borrow_mut().step(now, event, &mut effects);
+        while let Some(effect) = effects.pop() {
+            self.perform(now, effect);
+        }
+        drop(effects);
+        self.after_steps();
+    }
+
+    fn perform(&self, now: Now, effect: Effect) {
+        match effect {
+            Effect::Reply { to, reply } if origin(to) == self.0.parts.id => self.reply(now, to, reply),
+            Effect::Reply { to, reply } => {
+                self.0.parts.outbox.answer(origin(to), Letter::Reply(to, reply));
+                self.0.unposted.ring();
+            }
+            Effect::PrepareSegment(segment) => self.prepare_segment(segment),
+            Effect::Halt(why) => self.halt(&why),
+            Effect::Send { to, .. } => unreachable!("member {to} is not in an epoch of one member"),
+        }
+    }
+
+    fn reply(&self, now: Now, to: Asker, reply: Reply) {
+        let Some((waker, begun)) = self.0.calls.borrow_mut().answer(to, reply) else { return };
+        let mut measured = self.0.measured.borrow_mut();
+        measured.operations += 1;
+        measured.latencies.saturating_record((now.mono.since(begun) / 1_000).max(1));
+        drop(measured);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// What follows from new state: the log may have work, and the tick its pace.
+    fn after_steps(&self) {
+        let inner = &self.0;
+        let (busy, durable) = {
+            let machine = inner.machine.borrow();
+            (machine.is_busy(), machine.replica().log().durable().0)
+        };
+        if busy {
+            inner.log.ring();
+        }
+        let mut tick = inner.busy.borrow_mut();
+        if busy && tick.is_none() {
+            *tick = Some(inner.parts.ticker.busy());
+        } else if !busy && tick.is_some() {
+            *tick = None;
+        }
+        inner.waiting.borrow_mut().retain(|(ticket, waker)| {
+            let done = *ticket <= durable;
+            if done {
+                waker.wake_by_ref();
+            }
+            !done
+        });
+    }
+
+    /// A tick: time for the machine, for calls whose deadline is past, and for the gauges.
+    pub(crate) fn tick(&self) {
+        self.step(Event::Tick);
+        let now = clock::mono();
+        let late = self.0.calls.borrow_mut().expire(now);
+        late.into_iter().for_each(Waker::wake);
+        self.show(now);
+    }
+
+    /// Publishes the core's numbers.
+    fn show(&self, now: Mono) {
+        let inner = &self.0;
+        let gauge = &inner.parts.shared.gauges[usize::from(inner.parts.id.0)];
+        let mut measured = inner.measured.borrow_mut();
+        {
+            let machine = inner.machine.borrow();
+            let (shard, log) = (machine.replica().shard(), machine.replica().log());
+            gauge.records.store(shard.counts().records, Relaxed);
+            gauge.tombstones.store(shard.counts().dead, Relaxed);
+            gauge.memory_bytes.store(shard.table().memory_bytes() as u64, Relaxed);
+            gauge.full.store(u64::from(machine.is_full()), Relaxed);
+            gauge.wal_bytes.store(log.segments_held() as u64 * inner.log.segment_bytes(), Relaxed);
+        }
+        gauge.queued.store(inner.calls.borrow().open() as u64, Relaxed);
+        gauge.hops.store(measured.hops, Relaxed);
+        gauge.operations.store(measured.operations, Relaxed);
+        gauge.flushes.store(inner.log.flushes(), Relaxed);
+        gauge.wal_written_bytes.store(inner.log.written_bytes(), Relaxed);
+        gauge.tick_late_us.store(inner.parts.ticker.late_us(), Relaxed);
+        let window = now.since(measured.window_from);
+        if window < WINDOW_NS {
+            return;
+        }
+        let busy_ns = clock::thread_cpu_ns();
+        let busy = (busy_ns - measured.busy_ns_before).saturating_mul(1_000) / window;
+        let done = measured.operations - measured.operations_before;
+        gauge.busy_permille.store(busy, Relaxed);
+        gauge.operations_per_second.store(done.saturating_mul(1_000_000_000) / window, Relaxed);
+        gauge.p50_us.store(measured.latencies.value_at_quantile(0.5), Relaxed);
+        gauge.p99_us.store(measured.latencies.value_at_quantile(0.99), Relaxed);
+        gauge.flush_p99_us.store(measured.flushes.value_at_quantile(0.99), Relaxed);
+        measured.latencies.reset();
+        measured.flushes.reset();
+        (measured.operations_before, measured.busy_ns_before) = (measured.operations, busy_ns);
+        measured.window_from = now;
+    }
+
+    /// A batch was written; how long that took.
+    pub(crate) fn flushed(&self, ns: u64) {
+        self.0.measured.borrow_mut().flushes.saturating_record((ns / 1_000).max(1));
+    }
+
+    /// Takes letters in and sends them out, until cancelled.
+    pub(crate) async fn run_mail(self, mut inbox: Inbox<Letter>) {
+        loop {
+            inbox.ready().await;
+            let mut letters = Vec::new();
+            inbox.drain(MAIL_PER_LOOK, |from, mail| letters.push((from, mail)));
+            for (from, mail) in letters {
+                self.take(from, mail);
+            }
+        }
+    }
+
+    /// Tells other cores of the letters sent to them, once per pass over this core's tasks.
+    pub(crate) async fn run_post(self) {
+        loop {
+            self.0.unposted.heard().await;
+            self.0.parts.outbox.flush();
+        }
+    }
+
+    fn take(&self, from: CoreId, mail: Mail<Letter>) {
+        match mail {
+            Mail::Ask(Letter::Request(asker, request)) => self.step(Event::Request { from: asker, request }),
+            Mail::Answer(Letter::Reply(asker, reply)) => self.reply(clock::now(), asker, reply),
+            Mail::Tell(Letter::PartsComplete) => self.count_complete(),
+            Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
+                unreachable!("core {from} sent {letter:?} in the wrong way")
+            }
+        }
+    }
+
+    /// This core has written all its parts: core 0 must know.
+    pub(crate) fn parts_complete(&self) {
+        if self.0.parts.id == CoreId(0) {
+            return self.count_complete();
+        }
+        if self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok() {
+            self.0.unposted.ring();
+            self.0.parts_complete.set(1);
+        }
+    }
+
+    /// Has core 0 been told? Of core 0: have all cores told it?
+    pub(crate) fn is_parts_complete(&self) -> bool {
+        let needed = if self.0.parts.id == CoreId(0) { self.0.parts.cores } else { 1 };
+        self.0.parts_complete.get() >= needed
+    }
+
+    fn count_complete(&self) {
+        self.0.parts_complete.set(self.0.parts_complete.get() + 1);
+    }
+
+    fn prepare_segment(&self, segment: crate::storage::segment::SegmentId) {
+        let core = self.clone();
+        let task = async move {
+            match core.log().prepare(segment).await {
+                Ok(()) => core.step(Event::SegmentReady(segment)),
+                Err(error) if error.kind == DiskErrorKind::Full => {
+                    tracing::warn!(core = core.id().0, %error, "no room for another log segment");
+                    core.step(Event::SegmentRefused(segment));
+                }
+                Err(error) => core.halt(&error.to_string()),
+            }
+        };
+        self.queues().background.spawn(task).detach();
+    }
+
+    /// Ends the process: going on could break a promise.
+    pub(crate) fn halt(&self, why: &str) {
+        self.0.halted.set(true);
+        super::node::halt(self.0.parts.id, why);
+    }
+
+    /// Shows another phase of the node's life to whoever asks this core.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let view = View { phase, ..(**self.0.view.borrow()).clone() };
+        *self.0.view.borrow_mut() = Rc::new(view);
+        self.0.parts.shared.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Bytes free on the disk, as last looked at.
+    pub(crate) fn show_free_bytes(&self, bytes: u64) {
+        self.0.parts.shared.gauges[usize::from(self.0.parts.id.0)].disk_free_bytes.store(bytes, Relaxed);
+    }
+}
+
+impl Host for Core {
+    fn with<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R {
+        self.with_machine(look)
+    }
+
+    async fn durable(&self, ticket: Ticket) -> DiskResult<()> {
+        std::future::poll_fn(|cx: &mut Context<'_>| {
+            if self.0.halted.get() {
+                let context = "the log has failed".to_owned();
+                return Poll::Ready(Err(DiskError { kind: DiskErrorKind::Io, context }));
+            }
+            if ticket <= self.with_machine(|machine| machine.replica().log().durable().0) {
+                return Poll::Ready(Ok(()));
+            }
+            self.0.waiting.borrow_mut().push((ticket, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Waits for a reply; dropped, it gives the reply up.
+pub(crate) struct ReplyFuture {
+    core: Core,
+    asker: Asker,
+    done: bool,
+}
+
+impl Future for ReplyFuture {
+    type Output = Reply;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let polled = self.core.0.calls.borrow_mut().poll(self.asker, cx.waker());
+        self.done = polled.is_ready();
+        polled
+    }
+}
+
+impl Drop for ReplyFuture {
+    fn drop(&mut self) {
+        if !self.done {
+            self.core.0.calls.borrow_mut().end(self.asker);
+        }
+    }
+}
+
+impl Backend for Core {
+    type Reply = ReplyFuture;
+    type Sleep = Sleep;
+
+    fn submit(&self, request: Request) -> ReplyFuture {
+        let key = request.operation.key().expect("a request without a key names its core");
+        let core = Token::of(key).slot().core(self.0.parts.cores);
+        self.submit_to(core, request)
+    }
+
+    fn submit_to(&self, core: CoreId, request: Request) -> ReplyFuture {
+        let inner = &self.0;
+        let write = request.operation.is_write();
+        let asker = inner.calls.borrow_mut().begin(clock::mono(), request.deadline, write);
+        let refusal = match inner.view.borrow().phase {
+            Phase::Serving if core == inner.parts.id => {
+                self.step(Event::Request { from: asker, request });
+                None
+            }
+            Phase::Serving => {
+                inner.measured.borrow_mut().hops += 1;
+                let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
+                inner.unposted.ring();
+                sent.is_err().then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
+            }
+            Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
+            Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),
+        };
+        if let Some(failure) = refusal {
+            let failure = if write { failure } else { failure.of_read() };
+            self.reply(clock::now(), asker, Err(failure));
+        }
+        ReplyFuture { core: self.clone(), asker, done: false }
+    }
+
+    fn core(&self) -> CoreId {
+        self.0.parts.id
+    }
+
+    fn cores(&self) -> u16 {
+        self.0.parts.cores
+    }
+
+    fn now(&self) -> Now {
+        clock::now()
+    }
+
+    fn sleep_until(&self, at: Mono) -> Sleep {
+        self.0.parts.ticker.sleep_until(at)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.parts.queues.requests.spawn(task).detach();
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.0.parts.shared.limits
+    }
+
+    fn view(&self) -> Rc<View> {
+        Rc::clone(&self.0.view.borrow())
+    }
+
+    fn status(&self) -> NodeStatus {
+        let shared = &self.0.parts.shared;
+        NodeStatus {
+            uptime_ms: clock::mono().since(shared.started) / 1_000_000,
+            memory_limit_bytes: shared.memory_limit,
+            disk_free_bytes: shared.gauges[0].disk_free_bytes.load(Relaxed),
+            read_only: shared.gauges.iter().any(|gauge| gauge.full.load(Relaxed) != 0),
+            clock_offset_ms: 0,
+            trace_dropped: 0,
+            cores: shared.gauges.iter().map(|gauge| gauge.status()).collect(),
+        }
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        self.0.parts.shared.settings.clone()
+    }
+}

@@ -1,0 +1,350 @@
+//! The tick: the one timer that an executor has, and the deadlines that hang on it.
+//!
+//! glommio's executor can park with runnable tasks, and its timers leak when polled twice. So there is exactly one
+//! glommio timer alive per executor, polled when it is new and when it is due; it wakes a sleeper that overslept, and
+//! every other deadline of the core lies on a wheel (`wheel`) that it turns. While somebody holds a [`Busy`] it ticks
+//! every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
+
+use super::clock;
+use super::executor::{Queue, Task};
+use super::padded::Padded;
+use super::wheel::{Key, Wheel};
+use crate::types::Mono;
+use glommio::timer::Timer;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// The tick while anything is in flight, and the unit of the wheel.
+pub const BUSY_TICK: Duration = Duration::from_millis(5);
+const TICK_NS: u64 = BUSY_TICK.as_nanos() as u64;
+/// A wake this close to the due time is taken for the timer's, whatever two clocks make of it: a tick that mistook its
+/// own wake for a stranger's would be the last.
+const SPURIOUS_NS: u64 = 1_000_000;
+/// Idle ticks are not further apart than this, so that the watchdog (`watchdog`) sees a healthy core move.
+const IDLE_TICK_MAX: Duration = Duration::from_secs(1);
+
+/// The tick of a node without work: max(100 ms, 20 ms × cores), so that all cores together stay under 1 % of one.
+pub fn idle_tick(cores: usize) -> Duration {
+    let all = Duration::from_millis(20).saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+    all.clamp(Duration::from_millis(100), IDLE_TICK_MAX)
+}
+
+/// What other threads may know of a core's tick: written by the core, read by the watchdog and at scrape.
+#[derive(Default, Debug)]
+pub struct Heartbeat {
+    counters: Padded<Counters>,
+}
+
+#[derive(Default, Debug)]
+struct Counters {
+    ticks: AtomicU64,
+    late_us: AtomicU64,
+    late_us_max: AtomicU64,
+}
+
+/// The number of ticks of a core that has ended in order: nobody waits for its next one.
+const RETIRED: u64 = u64::MAX;
+
+impl Heartbeat {
+    /// Ticks so far; None once the core has ended in order.
+    pub fn ticks(&self) -> Option<u64> {
+        let ticks = self.counters.ticks.load(Relaxed);
+        (ticks != RETIRED).then_some(ticks)
+    }
+
+    /// How late the last tick was, microseconds. Over 50 ms: the core is held up, by long steps or by the machine.
+    pub fn late_us(&self) -> u64 {
+        self.counters.late_us.load(Relaxed)
+    }
+
+    /// The latest tick so far, microseconds.
+    pub fn late_us_max(&self) -> u64 {
+        self.counters.late_us_max.load(Relaxed)
+    }
+
+    fn beat(&self, late_us: u64) {
+        // One writer: a load and a store, no read-modify-write.
+        let counters = &*self.counters;
+        counters.late_us.store(late_us, Relaxed);
+        counters.late_us_max.store(late_us.max(counters.late_us_max.load(Relaxed)), Relaxed);
+        counters.ticks.store(counters.ticks.load(Relaxed) + 1, Relaxed);
+    }
+
+    fn retire(&self) {
+        self.counters.ticks.store(RETIRED, Relaxed);
+    }
+}
+
+/// A core's tick and deadlines. Clones are the same ticker; it stays on its core.
+#[derive(Clone)]
+pub struct Ticker(Rc<Inner>);
+
+struct Inner {
+    idle: Duration,
+    /// Time of the wheel's tick 0.
+    start: Mono,
+    wheel: RefCell<Wheel<Waker>>,
+    callbacks: RefCell<Vec<Box<dyn FnMut(Mono)>>>,
+    heartbeat: Arc<Heartbeat>,
+    busy: Cell<usize>,
+    ticks: Cell<u64>,
+    /// Who waits for the next tick.
+    waiting: RefCell<Vec<Waker>>,
+    /// When the armed timer fires.
+    due: Cell<Mono>,
+    /// The armed timer is too far away: replace it.
+    rearm: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// While it lives the core ticks every 5 ms.
+#[must_use = "the core is busy while this lives"]
+pub struct Busy(Rc<Inner>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // The armed tick stays: work that comes and goes within 5 ms costs no timer.
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+impl Ticker {
+    /// Starts the tick of this executor: once per executor. The task ends with the executor or when it is cancelled.
+    pub(super) fn start(queue: &Queue, idle: Duration, heartbeat: Arc<Heartbeat>) -> (Ticker, Task<()>) {
+        let start = clock::mono();
+        let ticker = Ticker(Rc::new(Inner {
+            idle,
+            start,
+            wheel: RefCell::new(Wheel::new(0)),
+            callbacks: RefCell::default(),
+            heartbeat,
+            busy: Cell::new(0),
+            ticks: Cell::new(0),
+            waiting: RefCell::default(),
+            due: Cell::new(start),
+            rearm: Cell::new(false),
+            task: RefCell::new(None),
+        }));
+        let task = queue.spawn(run(Rc::clone(&ticker.0)));
+        (ticker, task)
+    }
+
+    /// Makes the core tick every 5 ms, from now on, for as long as the answer lives.
+    pub fn busy(&self) -> Busy {
+        self.0.busy.set(self.0.busy.get() + 1);
+        self.0.hurry(self.0.time_of(self.0.tick_at(clock::mono()) + 1));
+        Busy(Rc::clone(&self.0))
+    }
+
+    /// Calls `callback` at every tick, with the time. It must be short; it may not add callbacks.
+    pub fn on_tick(&self, callback: impl FnMut(Mono) + 'static) {
+        self.0.callbacks.borrow_mut().push(Box::new(callback));
+    }
+
+    /// Waits until `deadline`, at most one tick longer, never shorter. Dropped, it leaves nothing behind.
+    pub fn sleep_until(&self, deadline: Mono) -> Sleep {
+        Sleep { inner: Rc::clone(&self.0), deadline, key: None }
+    }
+
+    /// Waits for `duration`, at most one tick longer, never shorter.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(clock_after(duration))
+    }
+
+    /// Waits for the next tick, whenever that is: an idle core is not woken for it.
+    pub fn next_tick(&self) -> NextTick {
+        NextTick { inner: Rc::clone(&self.0), seen: self.0.ticks.get() }
+    }
+
+    /// How late the last tick was, microseconds.
+    pub fn late_us(&self) -> u64 {
+        self.0.heartbeat.late_us()
+    }
+
+    /// Sleeps that have neither fired nor been dropped.
+    pub fn sleeping(&self) -> usize {
+        self.0.wheel.borrow().len()
+    }
+}
+
+fn clock_after(duration: Duration) -> Mono {
+    clock::mono() + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Inner {
+    /// Has the tick come by `by`; the armed timer is kept if it is early enough.
+    fn hurry(&self, by: Mono) {
+        if by >= self.due.get() || self.rearm.replace(true) {
+            return;
+        }
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// When the next tick is to come. Busy ticks fall on those of the wheel, so a sleep is late by one tick, not by two.
+    fn next(&self, now: Mono) -> Mono {
+        let soon = self.time_of(self.tick_at(now) + 1);
+        if self.busy.get() > 0 {
+            return soon;
+        }
+        let idle = now + self.idle.as_nanos() as u64;
+        match self.wheel.borrow().next_due() {
+            Some(tick) => self.time_of(tick).clamp(soon, idle),
+            None => idle,
+        }
+    }
+
+    /// The last tick at or before `time`.
+    fn tick_at(&self, time: Mono) -> u64 {
+        time.since(self.start) / TICK_NS
+    }
+
+    /// The tick that a deadline belongs to: rounded up, so that nothing fires early.
+    fn tick_of(&self, deadline: Mono) -> u64 {
+        deadline.since(self.start).div_ceil(TICK_NS)
+    }
+
+    fn time_of(&self, tick: u64) -> Mono {
+        self.start + tick.saturating_mul(TICK_NS)
+    }
+
+    fn tick(&self) {
+        let now = clock::mono();
+        self.heartbeat.beat(now.since(self.due.get()) / 1_000);
+        self.ticks.set(self.ticks.get() + 1);
+        let mut fired = self.waiting.take();
+        self.wheel.borrow_mut().advance(self.tick_at(now), &mut fired);
+        fired.into_iter().for_each(Waker::wake);
+        self.callbacks.borrow_mut().iter_mut().for_each(|callback| callback(now));
+    }
+}
+
+async fn run(inner: Rc<Inner>) {
+    let _retire = Retire(Rc::clone(&inner));
+    loop {
+        Beat { inner: &inner, timer: None }.await;
+        inner.tick();
+    }
+}
+
+/// The watchdog must not wait for a tick that was cancelled; after a panic it need not, the process ends.
+struct Retire(Rc<Inner>);
+
+impl Drop for Retire {
+    fn drop(&mut self) {
+        self.0.heartbeat.retire();
+    }
+}
+
+/// One wait for the next tick, cut short by `hurry`.
+struct Beat<'a> {
+    inner: &'a Inner,
+    timer: Option<Timer>,
+}
+
+impl Future for Beat<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = self.inner;
+        let now = clock::mono();
+        if self.timer.is_none() || inner.rearm.replace(false) {
+            // The old timer is dropped first, which takes it out of the reactor: never two.
+            self.timer = None;
+            let due = inner.next(now);
+            inner.due.set(due);
+            // It reads its own clock after `now` was read, so it fires at `due` or later.
+            self.timer = Some(Timer::new(Duration::from_nanos(due.since(now))));
+            inner.task.replace(Some(cx.waker().clone()));
+        } else if now + SPURIOUS_NS < inner.due.get() {
+            // A wake that was not the timer's. To poll the timer again would register it twice, until both fire.
+            return Poll::Pending;
+        }
+        let timer = self.timer.as_mut().expect("set above or before");
+        Pin::new(timer).poll(cx).map(|_| ())
+    }
+}
+
+/// A wait for the next tick.
+#[must_use = "futures do nothing unless polled"]
+pub struct NextTick {
+    inner: Rc<Inner>,
+    seen: u64,
+}
+
+impl Future for NextTick {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.inner.ticks.get() != self.seen {
+            return Poll::Ready(());
+        }
+        self.inner.waiting.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// A wait on the core's wheel.
+#[must_use = "futures do nothing unless polled"]
+pub struct Sleep {
+    inner: Rc<Inner>,
+    deadline: Mono,
+    key: Option<Key>,
+}
+
+impl Sleep {
+    /// When it ends.
+    pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
+    /// Moves the end, as if it were a new sleep.
+    pub fn reset(&mut self, deadline: Mono) {
+        self.cancel();
+        self.deadline = deadline;
+    }
+
+    fn cancel(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.inner.wheel.borrow_mut().remove(key);
+        }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = Rc::clone(&self.inner);
+        if let Some(key) = self.key {
+            let mut wheel = inner.wheel.borrow_mut();
+            return match wheel.get_mut(key) {
+                Some(waker) => {
+                    waker.clone_from(cx.waker());
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            };
+        }
+        if self.deadline <= clock::mono() {
+            return Poll::Ready(());
+        }
+        let tick = inner.tick_of(self.deadline);
+        self.key = Some(inner.wheel.borrow_mut().insert(tick, cx.waker().clone()));
+        inner.hurry(inner.time_of(tick));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

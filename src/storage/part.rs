@@ -1,1 +1,0 @@
-//! A snapshot part: its format, its writer and its reader.

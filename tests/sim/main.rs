@@ -1,0 +1,18 @@
+//! The pure modules in a simulated world: what must survive a crash, interrupted at every step.
+//!
+//! `cargo test --no-default-features --test sim`. Built with `--cfg mutants` it runs one test instead, which plants one
+//! bug after the other and demands that each is caught:
+//! `RUSTFLAGS="--cfg mutants" CARGO_TARGET_DIR=target/mutants cargo test --no-default-features --test sim`.
+
+#![cfg_attr(mutants, allow(dead_code, reason = "only the scenarios that a planted bug can fail are run"))]
+
+mod data_dir;
+mod disk;
+#[cfg(not(mutants))]
+mod disk_laws;
+mod interrupt;
+mod part_file;
+mod snapshot;
+
+#[cfg(mutants)]
+mod planted;
