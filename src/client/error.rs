@@ -2,8 +2,8 @@
 //! Decides nothing about retries.
 
 use crate::rpc::proto::v1;
+use crate::rpc::status::detail_of;
 use crate::types::error::{Outcome, Reason};
-use prost::Message as _;
 use std::fmt;
 use std::time::Duration;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
@@ -124,7 +124,7 @@ impl ClientError {
             }
             Some(Cause::DeadlineExceeded) => ClientError::deadline(outcome(Outcome::InDoubt)),
             Some(cause) => ClientError::local(cause, outcome(Outcome::InDoubt), root_cause(status)),
-            None => match detail_of(status.details()) {
+            None => match detail_of(status) {
                 Some(detail) => ClientError::refused(status.code(), status.message(), &detail, write),
                 None => ClientError::local(
                     Cause::Status(status.code()),
@@ -209,29 +209,6 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
-
-/// google.rpc.Status, as far as it is needed: what grpc-status-details-bin holds.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// google.protobuf.Any.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "bytes", tag = "2")]
-    value: bytes::Bytes,
-}
-
-/// The node's ErrorDetail in a status' details; None if they hold none.
-fn detail_of(details: &[u8]) -> Option<v1::ErrorDetail> {
-    let status = RpcStatus::decode(details).ok()?;
-    let any = status.details.into_iter().find(|any| any.type_url.ends_with("/ringcore.v1.ErrorDetail"))?;
-    v1::ErrorDetail::decode(any.value).ok()
-}
 
 /// None for a reason that this version does not know.
 fn reason_of(number: i32) -> Option<Reason> {
@@ -324,17 +301,18 @@ fn outcome_without_detail(code: Code) -> Outcome {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
+    use crate::rpc::status::{Any, RpcStatus};
+    use prost::Message as _;
 
-    /// A status as a node sends it.
-    pub(in super::super) fn status_with(code: Code, detail: &v1::ErrorDetail) -> Status {
+    fn status_with(code: Code, detail: &v1::ErrorDetail) -> Status {
         let any = Any {
             type_url: "type.googleapis.com/ringcore.v1.ErrorDetail".to_owned(),
             value: detail.encode_to_vec().into(),
         };
-        let details = RpcStatus { details: vec![any] }.encode_to_vec();
-        Status::with_details(code, "said the node", details.into())
+        let details = RpcStatus { code: code.into(), message: String::new(), details: vec![any] };
+        Status::with_details(code, "said the node", details.encode_to_vec().into())
     }
 
     #[test]

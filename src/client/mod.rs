@@ -42,8 +42,6 @@ mod batch;
 mod call;
 mod endpoints;
 mod error;
-#[cfg(all(test, feature = "server"))]
-pub(crate) mod fake;
 mod health;
 mod identity;
 mod operation;
@@ -57,6 +55,7 @@ pub use self::retry::RetryPolicy;
 pub use self::scan::{Page, Record, Scan};
 pub use crate::types::error::{Outcome, Reason};
 pub use crate::types::request::{Expiry, Level};
+pub use tonic::Code;
 
 use self::call::Terms;
 use self::endpoints::Endpoints;
@@ -224,6 +223,3 @@ fn level_on_the_wire(level: Level) -> i32 {
         Level::All => v1::Level::All.into(),
     }
 }
-
-#[cfg(all(test, feature = "server"))]
-mod tests;

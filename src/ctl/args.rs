@@ -1,7 +1,7 @@
 //! ringctl's command line, and nothing of what it does.
 
 use super::console::Format;
-use super::text::{parse_duration, parse_span};
+use super::text::parse_span;
 use crate::client::Level;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -26,7 +26,7 @@ Examples:
 
 /// Reads and writes a ringcore cluster, and shows how it is.
 #[derive(Parser, Debug)]
-#[command(name = "ringctl", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "ringctl", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(super) struct Ringctl {
     #[command(flatten)]
     pub(super) global: Global,
@@ -143,7 +143,7 @@ pub(super) enum Command {
     },
     /// Print the manual page, or write those of all commands into a directory
     Man {
-        /// The directory; it must exist
+        /// The directory, made if it is not there
         #[arg(value_hint = ValueHint::DirPath)]
         directory: Option<PathBuf>,
     },
@@ -159,7 +159,7 @@ pub(super) struct PutArgs {
     #[arg(value_hint = ValueHint::Other, allow_negative_numbers = true)]
     pub(super) value: String,
     /// The value ends so long from now, as in 250ms, 60s, 12h, 7d; without it, never
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "expires_at_ms")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, conflicts_with = "expires_at_ms")]
     pub(super) ttl: Option<Duration>,
     /// The value ends at this time, milliseconds since 1970
     #[arg(long, value_name = "MS")]

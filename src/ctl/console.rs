@@ -1,7 +1,7 @@
 //! Where a command writes: data to standard output, everything else to standard error, and what suits the reader there.
 
-use super::exit::Failure;
-use super::text::columns;
+use super::exit::{Refusal, output_failed};
+use crate::program::table::lay_out;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 /// How data is written.
@@ -44,37 +44,36 @@ impl Console {
     }
 
     /// Writes bytes as they are.
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.out.write_all(bytes).map_err(|error| Failure::of_output(&error))
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.out.write_all(bytes).map_err(|error| output_failed(&error))
     }
 
     /// Writes a line.
-    pub(super) fn line(&mut self, line: &str) -> Result<(), Failure> {
+    pub(super) fn line(&mut self, line: &str) -> Result<(), Refusal> {
         self.raw(line.as_bytes())?;
         self.raw(b"\n")
     }
 
     /// Writes one object on a line.
-    pub(super) fn json(&mut self, object: &impl serde::Serialize) -> Result<(), Failure> {
+    pub(super) fn json(&mut self, object: &impl serde::Serialize) -> Result<(), Refusal> {
         let line = serde_json::to_string(object).expect("output has text keys and no failing types");
         self.line(&line)
     }
 
-    /// Writes rows under their headings, or, in plain format, separated by tabs without them. No headings: the rows
-    /// continue a table.
-    pub(super) fn rows(&mut self, headings: &[&str], mut rows: Vec<Vec<String>>) -> Result<(), Failure> {
+    /// Writes rows under their headings, or, in plain format, separated by tabs without them.
+    pub(super) fn rows<const N: usize>(
+        &mut self,
+        headings: [&str; N],
+        rows: &[[String; N]],
+    ) -> Result<(), Refusal> {
         if self.format != Format::Table {
             return rows.iter().try_for_each(|row| self.line(&row.join("\t")));
         }
-        let headed = !headings.is_empty();
-        if headed {
-            rows.insert(0, headings.iter().map(|&heading| heading.to_owned()).collect());
-        }
-        for (index, line) in columns(&rows).iter().enumerate() {
-            let line = if headed && index == 0 { self.paint("1", line) } else { line.clone() };
-            self.line(&line)?;
-        }
-        Ok(())
+        let table = lay_out(headings, rows);
+        let (head, body) = table.split_once('\n').expect("a table begins with its headings");
+        let head = self.paint("1", head);
+        self.line(&head)?;
+        self.raw(body.as_bytes())
     }
 
     /// Good news in green.
@@ -93,8 +92,8 @@ impl Console {
     }
 
     /// Everything written so far is on its way.
-    pub(super) fn flush(&mut self) -> Result<(), Failure> {
-        self.out.flush().map_err(|error| Failure::of_output(&error))
+    pub(super) fn flush(&mut self) -> Result<(), Refusal> {
+        self.out.flush().map_err(|error| output_failed(&error))
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
@@ -103,16 +102,16 @@ impl Console {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
     /// What a command wrote.
     #[derive(Clone, Default)]
-    pub(in super::super) struct Captured(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
     impl Captured {
-        pub(in super::super) fn text(&self) -> String {
+        fn text(&self) -> String {
             String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
         }
     }
@@ -128,28 +127,28 @@ pub(super) mod tests {
         }
     }
 
-    /// A console with its output and its errors.
-    pub(in super::super) fn captured(format: Format, terminal: bool) -> (Console, Captured, Captured) {
-        let (out, err) = (Captured::default(), Captured::default());
+    /// A console with its output.
+    fn captured(format: Format, terminal: bool) -> (Console, Captured) {
+        let out = Captured::default();
         let console = Console {
             out: Box::new(out.clone()),
-            err: Box::new(err.clone()),
+            err: Box::new(io::sink()),
             format,
             out_is_terminal: terminal,
             err_is_terminal: false,
             colours: terminal,
         };
-        (console, out, err)
+        (console, out)
     }
 
     #[test]
     fn rows_have_headings_and_colour_only_for_people() {
-        let rows = || vec![vec!["a".to_owned(), "1".to_owned()]];
-        let (mut console, out, _) = captured(Format::Table, true);
-        console.rows(&["NAME", "N"], rows()).unwrap();
+        let rows = [["a".to_owned(), "1".to_owned()]];
+        let (mut console, out) = captured(Format::Table, true);
+        console.rows(["NAME", "N"], &rows).unwrap();
         assert_eq!(out.text(), "\x1b[1mNAME  N\x1b[0m\na     1\n");
-        let (mut console, out, _) = captured(Format::Plain, false);
-        console.rows(&["NAME", "N"], rows()).unwrap();
+        let (mut console, out) = captured(Format::Plain, false);
+        console.rows(["NAME", "N"], &rows).unwrap();
         assert_eq!(out.text(), "a\t1\n");
         assert_eq!((console.good("x"), console.bad("y")), ("x".to_owned(), "y".to_owned()));
     }

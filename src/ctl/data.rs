@@ -2,7 +2,7 @@
 
 use super::args::{PutArgs, ScanArgs};
 use super::console::{Console, Format};
-use super::exit::{Exit, Failure, exit_of};
+use super::exit::{Exit, NEGATIVE, Refusal, exit_of, usage, worse};
 use super::record::{RecordLine, TtlLine, WrittenLine};
 use super::text::{hex, show, show_ms, unhex};
 use crate::client::{Client, ClientError, Entry, Record};
@@ -27,9 +27,9 @@ pub(super) struct Spelling {
 
 impl Spelling {
     /// A key, value or prefix as it was typed.
-    pub(super) fn read(self, typed: &str) -> Result<Bytes, Failure> {
+    pub(super) fn read(self, typed: &str) -> Result<Bytes, Refusal> {
         match self.hex {
-            true => unhex(typed).map(Bytes::from).map_err(Failure::usage),
+            true => unhex(typed).map(Bytes::from).map_err(usage),
             false => Ok(Bytes::copy_from_slice(typed.as_bytes())),
         }
     }
@@ -45,7 +45,7 @@ pub(super) async fn get(
     key: &str,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let key = spelling.read(key)?;
     let found = client.get(key.clone()).await?;
     if console.format == Format::Json {
@@ -68,7 +68,7 @@ pub(super) async fn put(
     args: &PutArgs,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let key = spelling.read(&args.key)?;
     let value = match args.value.strip_prefix('@') {
         Some(path) => read_value(Path::new(path))?,
@@ -88,14 +88,14 @@ pub(super) async fn put(
     let written = put.await?;
     if console.format == Format::Json {
         console.json(&WrittenLine::new(&key, &written))?;
-        return Ok(Exit::Ok);
+        return Ok(Exit::OK);
     }
     console.line(&format!("OK version {}", show_version(written.version)))?;
     if args.previous {
         let previous = written.previous.map_or("none".to_owned(), |value| spelling.show(&value));
         console.line(&format!("previous: {previous}"))?;
     }
-    Ok(Exit::Ok)
+    Ok(Exit::OK)
 }
 
 pub(super) async fn del(
@@ -103,8 +103,8 @@ pub(super) async fn del(
     keys: &[String],
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
-    let mut exit = Exit::Ok;
+) -> Result<Exit, Refusal> {
+    let mut exit = Exit::OK;
     for key in read_keys(keys, spelling)? {
         let written = client.delete(key.clone()).await?;
         if console.format == Format::Json {
@@ -112,7 +112,7 @@ pub(super) async fn del(
         } else if written.had_previous {
             console.line(&format!("OK version {}", show_version(written.version)))?;
         }
-        exit = exit.max(found_or_not(written.had_previous, &key, spelling, console));
+        exit = worse(exit, found_or_not(written.had_previous, &key, spelling, console));
     }
     Ok(exit)
 }
@@ -122,8 +122,8 @@ pub(super) async fn exists(
     keys: &[String],
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
-    let mut exit = Exit::Ok;
+) -> Result<Exit, Refusal> {
+    let mut exit = Exit::OK;
     let mut rows = Vec::new();
     for key in read_keys(keys, spelling)? {
         let found = client.exists(key.clone()).await?;
@@ -132,17 +132,17 @@ pub(super) async fn exists(
             console.json(&line.unwrap_or_else(|| RecordLine::absent(&key)))?;
         }
         if let Some(meta) = &found {
-            rows.push(vec![
+            rows.push([
                 spelling.show(&key),
                 meta.value_bytes.to_string(),
                 show_version(meta.version),
                 show_expiry(meta.expires_at_ms),
             ]);
         }
-        exit = exit.max(found_or_not(found.is_some(), &key, spelling, console));
+        exit = worse(exit, found_or_not(found.is_some(), &key, spelling, console));
     }
     if console.format != Format::Json && !rows.is_empty() {
-        console.rows(&["KEY", "BYTES", "VERSION", "EXPIRES_AT_MS"], rows)?;
+        console.rows(["KEY", "BYTES", "VERSION", "EXPIRES_AT_MS"], &rows)?;
     }
     Ok(exit)
 }
@@ -154,7 +154,7 @@ pub(super) async fn ttl(
     now_ms: u64,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let key = spelling.read(key)?;
     let found = client.exists(key.clone()).await?;
     let at_ms = found.and_then(|meta| meta.expires_at_ms);
@@ -173,7 +173,7 @@ pub(super) async fn mget(
     file: Option<&Path>,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let mut keys = read_keys(keys, spelling)?;
     if let Some(file) = file {
         let lines = read_value(file)?;
@@ -185,17 +185,17 @@ pub(super) async fn mget(
             keys.push(match (spelling.hex, std::str::from_utf8(line)) {
                 (false, _) => lines.slice_ref(line),
                 (true, Ok(text)) => spelling.read(text)?,
-                (true, Err(_)) => return Err(Failure::usage("a line of the file is not hexadecimal")),
+                (true, Err(_)) => return Err(usage("a line of the file is not hexadecimal")),
             });
         }
     }
-    let mut exit = Exit::Ok;
+    let mut exit = Exit::OK;
     let mut failed = None;
     for keys in keys.chunks(MGET_KEYS) {
         let results = client.batch_read(keys.iter().cloned()).await;
-        exit = exit.max(show_results(keys, &results, spelling, console)?);
+        exit = worse(exit, show_results(keys, &results, spelling, console)?);
         let errors = results.into_iter().filter_map(Result::err);
-        failed = failed.or_else(|| errors.max_by_key(exit_of));
+        failed = failed.or_else(|| errors.max_by_key(|error| exit_of(error).0));
     }
     match failed {
         Some(error) => Err(error.into()),
@@ -208,14 +208,12 @@ pub(super) async fn scan(
     args: &ScanArgs,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut scan = client.scan().prefix(spelling.read(&args.prefix)?);
     if args.keys_only {
         scan = scan.keys_only();
     }
-    let mut headings: &[&str] =
-        if args.keys_only { &["KEY"] } else { &["KEY", "EXPIRES_AT_MS", "VERSION", "VALUE"] };
     while left > 0 {
         scan = scan.page_records(left.min(SCAN_RECORDS) as u32);
         let Some(mut page) = scan.next_page().await? else { break };
@@ -227,21 +225,23 @@ pub(super) async fn scan(
             }
             continue;
         }
-        let row = |record: &Record| {
-            let key = spelling.show(&record.key);
-            if args.keys_only {
-                return vec![key];
-            }
-            let (expiry, version) = (show_expiry(record.expires_at_ms), show_version(record.version));
-            vec![key, expiry, version, spelling.show(&record.value)]
-        };
-        let rows: Vec<_> = page.records.iter().map(row).collect();
-        if !rows.is_empty() {
-            console.rows(headings, rows)?;
-            headings = &[];
+        // An empty page is no table; on a terminal each other page is one.
+        if page.records.is_empty() {
+            continue;
+        }
+        if args.keys_only {
+            let row = |record: &Record| [spelling.show(&record.key)];
+            console.rows(["KEY"], &page.records.iter().map(row).collect::<Vec<_>>())?;
+        } else {
+            let row = |record: &Record| {
+                let (expiry, version) = (show_expiry(record.expires_at_ms), show_version(record.version));
+                [spelling.show(&record.key), expiry, version, spelling.show(&record.value)]
+            };
+            let rows: Vec<_> = page.records.iter().map(row).collect();
+            console.rows(["KEY", "EXPIRES_AT_MS", "VERSION", "VALUE"], &rows)?;
         }
     }
-    Ok(Exit::Ok)
+    Ok(Exit::OK)
 }
 
 /// Shows a batch's results; the exit code leaves errors out.
@@ -250,8 +250,8 @@ fn show_results(
     results: &[Result<Option<Entry>, ClientError>],
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
-    let mut exit = Exit::Ok;
+) -> Result<Exit, Refusal> {
+    let mut exit = Exit::OK;
     let mut rows = Vec::new();
     for (key, result) in keys.iter().zip(results) {
         if console.format == Format::Json {
@@ -262,13 +262,13 @@ fn show_results(
             })?;
         }
         match result {
-            Ok(Some(entry)) => rows.push(vec![spelling.show(key), spelling.show(&entry.value)]),
-            Ok(None) => exit = exit.max(found_or_not(false, key, spelling, console)),
+            Ok(Some(entry)) => rows.push([spelling.show(key), spelling.show(&entry.value)]),
+            Ok(None) => exit = worse(exit, found_or_not(false, key, spelling, console)),
             Err(error) => console.note(&format!("{}: {error}", spelling.show(key))),
         }
     }
     if console.format != Format::Json && !rows.is_empty() {
-        console.rows(&["KEY", "VALUE"], rows)?;
+        console.rows(["KEY", "VALUE"], &rows)?;
     }
     Ok(exit)
 }
@@ -276,20 +276,20 @@ fn show_results(
 /// Says on standard error if there is no such key.
 fn found_or_not(found: bool, key: &[u8], spelling: Spelling, console: &mut Console) -> Exit {
     if found {
-        return Exit::Ok;
+        return Exit::OK;
     }
     if console.format != Format::Json {
         console.note(&format!("no such key: {}", spelling.show(key)));
     }
-    Exit::Negative
+    NEGATIVE
 }
 
-fn read_keys(typed: &[String], spelling: Spelling) -> Result<Vec<Bytes>, Failure> {
+fn read_keys(typed: &[String], spelling: Spelling) -> Result<Vec<Bytes>, Refusal> {
     typed.iter().map(|key| spelling.read(key)).collect()
 }
 
 /// The whole of a file, or of standard input for `-`.
-fn read_value(path: &Path) -> Result<Bytes, Failure> {
+fn read_value(path: &Path) -> Result<Bytes, Refusal> {
     let mut value = Vec::new();
     let read = match path.as_os_str() == "-" {
         true => io::stdin().lock().take(VALUE_BYTES_MAX + 1).read_to_end(&mut value),
@@ -297,10 +297,10 @@ fn read_value(path: &Path) -> Result<Bytes, Failure> {
     };
     match read {
         Ok(bytes) if bytes as u64 > VALUE_BYTES_MAX => {
-            Err(Failure::usage(format!("{} has more than {VALUE_BYTES_MAX} bytes", path.display())))
+            Err(usage(format!("{} has more than {VALUE_BYTES_MAX} bytes", path.display())))
         }
         Ok(_) => Ok(value.into()),
-        Err(error) => Err(Failure::usage(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => Err(usage(format!("cannot read {}: {error}", path.display()))),
     }
 }
 

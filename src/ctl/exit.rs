@@ -1,100 +1,65 @@
-//! How a command ends: its exit code, and the sentence on stderr that says why and what to do. Prints nothing itself.
+//! How a command ends: which exit code, and what the user can do about it. Prints nothing itself.
 
-use crate::client::{Cause, ClientError, Outcome, Reason};
-use std::fmt;
+use crate::client::{Cause, ClientError, Code, Outcome, Reason};
+pub(super) use crate::program::exit::{Exit, Refusal};
 use std::io;
-use std::process::ExitCode;
-use tonic::Code;
 
-/// ringctl's exit codes, the same in every command.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub(super) enum Exit {
-    /// Done.
-    Ok = 0,
-    /// A negative answer: no such key.
-    Negative = 1,
-    /// The command cannot be carried out as typed.
-    Usage = 2,
-    /// No node serves at the endpoints.
-    Unreachable = 3,
-    /// Deadline or quorum missed: of a write, the outcome may be unknown.
-    Unknown = 4,
-    /// Not healthy.
-    Unhealthy = 5,
-    /// A node refused.
-    Refused = 6,
+/// A negative answer: no such key.
+pub(super) const NEGATIVE: Exit = Exit(1);
+/// No node serves at the endpoints.
+pub(super) const UNREACHABLE: Exit = Exit(3);
+/// Deadline or quorum missed: of a write, the outcome may be unknown.
+pub(super) const UNKNOWN: Exit = Exit(4);
+/// Not healthy.
+pub(super) const UNHEALTHY: Exit = Exit(5);
+/// A node refused.
+pub(super) const REFUSED: Exit = Exit(6);
+
+/// The command cannot be carried out as typed.
+pub(super) fn usage(what: impl Into<String>) -> Refusal {
+    Refusal::new(Exit::USAGE, what)
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+/// Standard output could not be written. Its reader's going away (`ringctl export | head`) is no failure and needs no
+/// words.
+pub(super) fn output_failed(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Refusal::new(Exit::OK, ""),
+        _ => usage(format!("cannot write the output: {error}")),
     }
 }
 
-/// Why a command does not go on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Failure {
-    pub(super) exit: Exit,
-    /// One sentence.
-    pub(super) what: String,
-    /// What to do about it; empty if the sentence says it all.
-    pub(super) fix: String,
+/// Of several keys' endings, the command's.
+pub(super) fn worse(one: Exit, other: Exit) -> Exit {
+    Exit(one.0.max(other.0))
 }
 
-impl Failure {
-    pub(super) fn new(exit: Exit, what: impl Into<String>) -> Failure {
-        Failure { exit, what: what.into(), fix: String::new() }
-    }
-
-    pub(super) fn usage(what: impl Into<String>) -> Failure {
-        Failure::new(Exit::Usage, what)
-    }
-
-    pub(super) fn fix(mut self, fix: impl Into<String>) -> Failure {
-        self.fix = fix.into();
-        self
-    }
-
-    /// Standard output could not be written. Its reader's going away (`ringctl export | head`) is no failure and needs
-    /// no words.
-    pub(super) fn of_output(error: &io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::new(Exit::Ok, ""),
-            _ => Failure::usage(format!("cannot write the output: {error}")),
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Refusal {
+        let refusal = Refusal::new(exit_of(&error), error.to_string());
+        match fix_of(&error) {
+            "" => refusal,
+            fix => refusal.fix(fix),
         }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.what)?;
-        if self.fix.is_empty() { Ok(()) } else { write!(f, "\n  {}", self.fix) }
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Failure {
-        Failure { exit: exit_of(&error), fix: fix_of(&error).to_owned(), what: error.to_string() }
     }
 }
 
 /// Which exit code a failed call ends with.
 pub(super) fn exit_of(error: &ClientError) -> Exit {
     if error.outcome() == Outcome::InDoubt {
-        return Exit::Unknown;
+        return UNKNOWN;
     }
     match error.cause() {
-        Cause::Usage => Exit::Usage,
-        Cause::Unreachable | Cause::ConnectionLost => Exit::Unreachable,
-        Cause::DeadlineExceeded => Exit::Unknown,
+        Cause::Usage => Exit::USAGE,
+        Cause::Unreachable | Cause::ConnectionLost => UNREACHABLE,
+        Cause::DeadlineExceeded => UNKNOWN,
         Cause::Refused(reason) => match reason {
-            Reason::Starting | Reason::Stopping => Exit::Unreachable,
+            Reason::Starting | Reason::Stopping => UNREACHABLE,
             Reason::TooFewReplicas
             | Reason::ClockUnfit
             | Reason::SuspectData
             | Reason::DeadlinePast
-            | Reason::NoQuorumInTime => Exit::Unknown,
+            | Reason::NoQuorumInTime => UNKNOWN,
             Reason::KeyEmpty
             | Reason::KeyTooLong
             | Reason::ValueTooLarge
@@ -121,11 +86,11 @@ pub(super) fn exit_of(error: &ClientError) -> Exit {
             | Reason::SnapshotUnknown
             | Reason::OtherPort
             | Reason::Corrupt
-            | Reason::Bug => Exit::Refused,
+            | Reason::Bug => REFUSED,
         },
-        Cause::Status(Code::DeadlineExceeded) => Exit::Unknown,
-        Cause::Status(Code::Unavailable) => Exit::Unreachable,
-        Cause::Status(_) | Cause::Answer => Exit::Refused,
+        Cause::Status(Code::DeadlineExceeded) => UNKNOWN,
+        Cause::Status(Code::Unavailable) => UNREACHABLE,
+        Cause::Status(_) | Cause::Answer => REFUSED,
     }
 }
 
@@ -187,26 +152,25 @@ mod tests {
             (Cause::Answer, Outcome::Read, 6),
         ] {
             let error = ClientError::local(cause, outcome, "");
-            assert_eq!(exit_of(&error) as u8, exit, "{cause:?} {outcome:?}");
+            assert_eq!(exit_of(&error), Exit(exit), "{cause:?} {outcome:?}");
         }
     }
 
     #[test]
     fn closed_pipe_ends_quietly_and_a_full_disk_does_not() {
-        let closed = Failure::of_output(&io::Error::from(io::ErrorKind::BrokenPipe));
-        assert_eq!((closed.exit, closed.what.as_str()), (Exit::Ok, ""));
-        let full = Failure::of_output(&io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(full.exit, Exit::Usage);
+        let closed = output_failed(&io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((closed.exit, closed.what.as_str()), (Exit::OK, ""));
+        let full = output_failed(&io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full.exit, Exit::USAGE);
     }
 
     #[test]
     fn failure_is_a_sentence_and_a_way_out() {
         let error = ClientError::local(Cause::Unreachable, Outcome::Read, "connection refused").at("h:1");
-        let text = Failure::from(error).to_string();
+        let text = Refusal::from(error).to_string();
         assert!(
             text.starts_with("error: cannot connect to h:1: connection refused\n  is a node running"),
             "{text}"
         );
-        assert_eq!(Failure::usage("no").to_string(), "error: no");
     }
 }

@@ -2,10 +2,10 @@
 
 use super::console::Console;
 use super::data::Spelling;
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Refusal};
 use super::record::ExportLine;
-use super::text::show_bytes;
 use crate::client::Client;
+use crate::program::quantity::roughly_bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub(super) async fn export(
     prefix: &str,
     spelling: Spelling,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let mut scan =
         client.scan().prefix(spelling.read(prefix)?).page_bytes(PAGE_BYTES).page_records(PAGE_RECORDS);
     let start = Instant::now();
@@ -31,17 +31,17 @@ pub(super) async fn export(
             bytes += (record.key.len() + record.value.len()) as u64;
         }
         records += page.records.len() as u64;
-        progress.set_message(format!("{records} records, {}", show_bytes(bytes)));
+        progress.set_message(format!("{records} records, {}", roughly_bytes(bytes)));
     }
     progress.finish_and_clear();
     // Before the summary: it says that all is written.
     console.flush()?;
     console.note(&format!(
         "exported {records} records, {}, in {:.1} s",
-        show_bytes(bytes),
+        roughly_bytes(bytes),
         start.elapsed().as_secs_f64()
     ));
-    Ok(Exit::Ok)
+    Ok(Exit::OK)
 }
 
 fn spinner(visible: bool) -> ProgressBar {

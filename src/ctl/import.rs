@@ -3,10 +3,10 @@
 
 use super::args::ImportArgs;
 use super::console::{Console, Format};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, REFUSED, Refusal, usage};
 use super::import_batch::{Batch, Batcher, LINE_BYTES_MAX, Piece};
-use super::text::show_bytes;
 use crate::client::{Client, ClientError, Reason, Write, Written};
+use crate::program::quantity::roughly_bytes;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -54,7 +54,7 @@ struct Importer<'a> {
     keys: HashSet<Bytes>,
     tally: Tally,
     /// Why it ends early: the first reason found.
-    failure: Option<Failure>,
+    failure: Option<Refusal>,
 }
 
 /// `now_ms`: milliseconds since 1970; records that ended before it are left out.
@@ -63,7 +63,7 @@ pub(super) async fn import(
     args: &ImportArgs,
     now_ms: u64,
     console: &mut Console,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, Refusal> {
     let (input, size) = open(&args.file)?;
     let start = Instant::now();
     let (to_sender, mut pieces) = mpsc::channel(PARSED_AHEAD);
@@ -96,7 +96,7 @@ pub(super) async fn import(
     summarise(&tally, start, console)?;
     match failure {
         Some(failure) => Err(failure),
-        None => Ok(Exit::Ok),
+        None => Ok(Exit::OK),
     }
 }
 
@@ -104,9 +104,9 @@ impl Importer<'_> {
     async fn take(&mut self, piece: Piece) {
         match piece {
             Piece::Batch(batch) => self.send(batch).await,
-            Piece::Bad { line, why } => self.bad_line(Exit::Usage, line, &why),
+            Piece::Bad { line, why } => self.bad_line(Exit::USAGE, line, &why),
             Piece::Unreadable(error) => {
-                self.failure = Some(Failure::usage(format!("cannot read the records: {error}")));
+                self.failure = Some(usage(format!("cannot read the records: {error}")));
             }
         }
     }
@@ -152,12 +152,12 @@ impl Importer<'_> {
                     self.tally.expired += 1;
                 }
                 Some(Reason::KeyTooLong | Reason::ValueTooLarge | Reason::ExpiryInvalid) => {
-                    self.bad_line(Exit::Refused, batch.lines[index], error.message());
+                    self.bad_line(REFUSED, batch.lines[index], error.message());
                 }
                 Some(_) | None => {
-                    let failure = Failure::from(error);
-                    let what = format!("line {}: {}", batch.lines[index], failure.what);
-                    self.fail(Failure { what, ..failure });
+                    let refusal = Refusal::from(error);
+                    let what = format!("line {}: {}", batch.lines[index], refusal.what);
+                    self.fail(Refusal { what, ..refusal });
                 }
             }
         }
@@ -171,12 +171,12 @@ impl Importer<'_> {
         if self.skip_bad {
             self.progress.suspend(|| self.console.note(&format!("line {line}: {why}; skipped")));
         } else {
-            let failure = Failure::new(exit, format!("line {line}: {why}"));
+            let failure = Refusal::new(exit, format!("line {line}: {why}"));
             self.fail(failure.fix("correct it, or pass --skip-bad to go on without such lines"));
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: Refusal) {
         self.failure.get_or_insert(failure);
     }
 }
@@ -235,23 +235,23 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
 }
 
 /// The file, or standard input for `-`; and its length, if it has one.
-fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
+fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Refusal> {
     const BUFFER: usize = 256 << 10;
     if path.as_os_str() == "-" {
         let stdin = io::stdin();
         if stdin.is_terminal() {
-            let failure = Failure::usage("import reads records from standard input, which is a terminal");
+            let failure = usage("import reads records from standard input, which is a terminal");
             return Err(
                 failure.fix("name a file: `ringctl import FILE`, or pipe one: `ringctl import < FILE`")
             );
         }
         return Ok((Box::new(BufReader::with_capacity(BUFFER, stdin)), None));
     }
-    let unreadable = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
+    let unreadable = |error| usage(format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
     let kind = file.metadata().map_err(unreadable)?;
     if kind.is_dir() {
-        return Err(Failure::usage(format!("cannot read {}: it is a directory", path.display())));
+        return Err(usage(format!("cannot read {}: it is a directory", path.display())));
     }
     Ok((Box::new(BufReader::with_capacity(BUFFER, file)), kind.is_file().then_some(kind.len())))
 }
@@ -269,7 +269,7 @@ fn bar(visible: bool, size: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn summarise(tally: &Tally, start: Instant, console: &mut Console) -> Result<(), Failure> {
+fn summarise(tally: &Tally, start: Instant, console: &mut Console) -> Result<(), Refusal> {
     if console.format == Format::Json {
         console.json(&json!({
             "imported": tally.imported,
@@ -282,7 +282,7 @@ fn summarise(tally: &Tally, start: Instant, console: &mut Console) -> Result<(),
     let mut line = format!(
         "imported {} records, {}, in {:.1} s",
         tally.imported,
-        show_bytes(tally.bytes),
+        roughly_bytes(tally.bytes),
         start.elapsed().as_secs_f64()
     );
     for (count, what) in

@@ -14,14 +14,12 @@ mod record;
 mod status;
 mod text;
 
-#[cfg(all(test, feature = "server"))]
-mod tests;
-
 use self::args::{Command, Global, Ringctl};
 use self::console::Console;
 use self::data::Spelling;
-use self::exit::{Exit, Failure};
+use self::exit::{Exit, Refusal, output_failed, usage};
 use crate::client::Client;
+use crate::program::manual::{completions, write_pages};
 use clap::{CommandFactory as _, Parser as _};
 use std::ffi::OsString;
 use std::path::Path;
@@ -33,7 +31,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = match Ringctl::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let exit = if error.use_stderr() { Exit::USAGE } else { Exit::OK };
             // Help that nobody reads to its end is no failure.
             error.print().ok();
             return exit.into();
@@ -45,7 +43,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime.block_on(finish(&parsed, &mut console)),
         Err(error) => {
             console.note(&format!("error: cannot start: {error}"));
-            Exit::Usage
+            Exit::USAGE
         }
     };
     exit.into()
@@ -67,7 +65,7 @@ async fn finish(parsed: &Ringctl, console: &mut Console) -> Exit {
     }
 }
 
-async fn execute(parsed: &Ringctl, console: &mut Console) -> Result<Exit, Failure> {
+async fn execute(parsed: &Ringctl, console: &mut Console) -> Result<Exit, Refusal> {
     let global = &parsed.global;
     let spelling = Spelling { hex: global.hex };
     match &parsed.command {
@@ -87,30 +85,30 @@ async fn execute(parsed: &Ringctl, console: &mut Console) -> Result<Exit, Failur
         Command::Status => status::status(&connect(global).await?, console).await,
         Command::Health { wait } => status::health(global, *wait, console).await,
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Ringctl::command(), "ringctl", &mut script);
-            console.raw(&script).map(|()| Exit::Ok)
+            console.raw(completions(Ringctl::command(), *shell).as_bytes()).map(|()| Exit::OK)
         }
         Command::Man { directory } => manual(directory.as_deref(), console),
-        Command::Version => console.line(concat!("ringctl ", env!("CARGO_PKG_VERSION"))).map(|()| Exit::Ok),
+        Command::Version => console.line(concat!("ringctl ", env!("CARGO_PKG_VERSION"))).map(|()| Exit::OK),
     }
 }
 
-async fn connect(global: &Global) -> Result<Client, Failure> {
+async fn connect(global: &Global) -> Result<Client, Refusal> {
     let builder = Client::builder().endpoints(global.endpoints.iter().map(String::as_str));
     Ok(builder.level(global.level.into()).deadline(global.timeout).connect().await?)
 }
 
-fn manual(directory: Option<&Path>, console: &mut Console) -> Result<Exit, Failure> {
+fn manual(directory: Option<&Path>, console: &mut Console) -> Result<Exit, Refusal> {
     match directory {
-        Some(directory) => clap_mangen::generate_to(Ringctl::command(), directory).map_err(|error| {
-            Failure::usage(format!("cannot write the pages into {}: {error}", directory.display()))
-        })?,
+        Some(directory) => {
+            write_pages(Ringctl::command(), directory).map_err(|error| {
+                usage(format!("cannot write the pages into {}: {error}", directory.display()))
+            })?;
+        }
         None => clap_mangen::Man::new(Ringctl::command())
             .render(&mut console.out)
-            .map_err(|error| Failure::of_output(&error))?,
+            .map_err(|error| output_failed(&error))?,
     }
-    Ok(Exit::Ok)
+    Ok(Exit::OK)
 }
 
 /// Milliseconds since 1970 on this machine.

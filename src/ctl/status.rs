@@ -2,44 +2,44 @@
 
 use super::args::Global;
 use super::console::{Console, Format};
-use super::exit::{Exit, Failure};
-use super::text::{show, show_bytes, show_ms};
-use crate::client::{Cause, Client, ClientError, RetryPolicy};
+use super::exit::{Exit, Refusal, UNHEALTHY, worse};
+use super::text::{show, show_ms};
+use crate::client::{Cause, Client, ClientError, Code, RetryPolicy};
+use crate::program::quantity::roughly_bytes;
 use crate::rpc::proto::v1;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tonic::Code;
 
 /// Between two questions of `health --wait`.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 
-pub(super) async fn status(client: &Client, console: &mut Console) -> Result<Exit, Failure> {
+pub(super) async fn status(client: &Client, console: &mut Console) -> Result<Exit, Refusal> {
     let status = client.status(true).await?;
     if console.format == Format::Json {
         console.json(&status_json(&status))?;
-        return Ok(Exit::Ok);
+        return Ok(Exit::OK);
     }
     if console.format == Format::Table {
         let nodes = status.nodes.len() + status.silent.len();
         let health = if status.healthy { console.good("healthy") } else { console.bad("NOT HEALTHY") };
         console.line(&format!("{nodes} {}, {health}\n", if nodes == 1 { "node" } else { "nodes" }))?;
     }
-    console.rows(&NODE_HEADINGS, node_rows(&status))?;
+    console.rows(NODE_HEADINGS, &node_rows(&status))?;
     if console.format == Format::Table {
         console.line("")?;
-        console.rows(&CORE_HEADINGS, core_rows(&status))?;
+        console.rows(CORE_HEADINGS, &core_rows(&status))?;
         for problem in &status.problems {
             let problem = console.bad(&show(problem.as_bytes()));
             console.line(&format!("\nproblem: {problem}"))?;
         }
     }
-    Ok(Exit::Ok)
+    Ok(Exit::OK)
 }
 
 /// Asks every endpoint by itself: a client would be content with the first that serves.
-pub(super) async fn health(global: &Global, wait: bool, console: &mut Console) -> Result<Exit, Failure> {
+pub(super) async fn health(global: &Global, wait: bool, console: &mut Console) -> Result<Exit, Refusal> {
     let end = Instant::now() + global.timeout;
-    let mut exit = Exit::Ok;
+    let mut exit = Exit::OK;
     let mut rows = Vec::new();
     for endpoint in &global.endpoints {
         let answer = loop {
@@ -55,15 +55,15 @@ pub(super) async fn health(global: &Global, wait: bool, console: &mut Console) -
             tokio::time::sleep(WAIT_STEP).await;
         };
         let (state, reason, of_this) = judge(answer, wait)?;
-        exit = exit.max(of_this);
+        exit = worse(exit, of_this);
         if console.format == Format::Json {
             console
-                .json(&json!({ "endpoint": endpoint, "serving": of_this == Exit::Ok, "reason": reason }))?;
+                .json(&json!({ "endpoint": endpoint, "serving": of_this == Exit::OK, "reason": reason }))?;
         }
-        rows.push(vec![endpoint.clone(), state.to_owned(), reason]);
+        rows.push([endpoint.clone(), state.to_owned(), reason]);
     }
     if console.format != Format::Json {
-        console.rows(&["ENDPOINT", "STATE", "REASON"], rows)?;
+        console.rows(["ENDPOINT", "STATE", "REASON"], &rows)?;
     }
     Ok(exit)
 }
@@ -95,18 +95,18 @@ async fn ask(endpoint: &str, deadline: Duration) -> Result<Health, ClientError> 
 }
 
 /// State and reason of one endpoint, and what they mean for the exit code.
-fn judge(answer: Result<Health, ClientError>, waited: bool) -> Result<(&'static str, String, Exit), Failure> {
+fn judge(answer: Result<Health, ClientError>, waited: bool) -> Result<(&'static str, String, Exit), Refusal> {
     match answer {
-        Ok(Health::Serving) => Ok(("serving", String::new(), Exit::Ok)),
+        Ok(Health::Serving) => Ok(("serving", String::new(), Exit::OK)),
         Ok(Health::NotServing) => {
-            Ok(("not serving", "it starts, stops or repairs its data".to_owned(), Exit::Unhealthy))
+            Ok(("not serving", "it starts, stops or repairs its data".to_owned(), UNHEALTHY))
         }
-        Ok(Health::Degraded(problem)) => Ok(("degraded", show(problem.as_bytes()), Exit::Unhealthy)),
+        Ok(Health::Degraded(problem)) => Ok(("degraded", show(problem.as_bytes()), UNHEALTHY)),
         Err(error) if error.cause() == Cause::Usage => Err(error.into()),
         Err(error) => {
-            let failure = Failure::from(error);
+            let failure = Refusal::from(error);
             // Whoever waited for health and did not get it need not tell the reasons apart.
-            Ok(("no answer", failure.what, if waited { Exit::Unhealthy } else { failure.exit }))
+            Ok(("no answer", failure.what, if waited { UNHEALTHY } else { failure.exit }))
         }
     }
 }
@@ -114,29 +114,30 @@ fn judge(answer: Result<Health, ClientError>, waited: bool) -> Result<(&'static 
 const NODE_HEADINGS: [&str; 10] =
     ["NODE", "READY", "CORES", "RECORDS", "TOMBSTONES", "MEMORY", "DISK FREE", "CLOCK", "UPTIME", "BUILD"];
 
-fn node_rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
+fn node_rows(status: &v1::GetStatusResponse) -> Vec<[String; 10]> {
     let node = |node: &v1::NodeStatus| {
         let ready = match (node.ready, node.read_only) {
             (true, false) => "yes",
             (true, true) => "reads",
             (false, _) => "no",
         };
-        vec![
+        [
             show(node.name.as_bytes()),
             ready.to_owned(),
             node.cores.len().to_string(),
             node.records.to_string(),
             node.tombstones.to_string(),
-            show_bytes(node.memory_bytes),
-            show_bytes(node.disk_free_bytes),
+            roughly_bytes(node.memory_bytes),
+            roughly_bytes(node.disk_free_bytes),
             format!("{:+}ms", node.clock_offset_ms),
             show_ms(node.uptime_ms),
             show(node.build.as_bytes()),
         ]
     };
     let silent = |name: &String| {
-        let mut row = vec![show(name.as_bytes()), "silent".to_owned()];
-        row.resize(NODE_HEADINGS.len(), "-".to_owned());
+        let mut row = [const { String::new() }; NODE_HEADINGS.len()];
+        row[0] = show(name.as_bytes());
+        row[1] = "silent".to_owned();
         row
     };
     status.nodes.iter().map(node).chain(status.silent.iter().map(silent)).collect()
@@ -145,11 +146,11 @@ fn node_rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
 const CORE_HEADINGS: [&str; 11] =
     ["NODE", "CORE", "CPU", "BUSY", "CONNECTIONS", "OPS/S", "QUEUED", "P50", "P99", "FLUSH P99", "RECORDS"];
 
-fn core_rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
+fn core_rows(status: &v1::GetStatusResponse) -> Vec<[String; 11]> {
     let of_node = |node: &v1::NodeStatus| {
         let name = show(node.name.as_bytes());
         let row = move |core: &v1::CoreStatus| {
-            vec![
+            [
                 name.clone(),
                 core.core.to_string(),
                 core.cpu.to_string(),

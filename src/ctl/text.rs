@@ -1,30 +1,13 @@
-//! Words for the eye and back: durations, sizes, bytes that may not be text, rows in columns. Integers throughout.
+//! Words for the eye and back: durations, and bytes that may not be text. Integers throughout.
 
+use crate::program::quantity::parse_duration_ms;
 use std::time::Duration;
 
-/// Reads `250ms`, `60s`, `5m`, `12h`, `7d`. A bare number is refused: its unit would be a guess.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let ms_per_unit: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err("write a whole number and a unit: 250ms, 60s, 5m, 12h, 7d".to_owned()),
-    };
-    let number: u64 =
-        number.parse().map_err(|_| "write a whole number before the unit, as in 60s".to_owned())?;
-    let ms = number.checked_mul(ms_per_unit).ok_or_else(|| "is longer than can be counted".to_owned())?;
-    Ok(Duration::from_millis(ms))
-}
-
-/// As [`parse_duration`], but zero makes no sense.
+/// Reads a duration that is longer than nothing.
 pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        Duration::ZERO => Err("must be longer than nothing".to_owned()),
-        span => Ok(span),
+    match parse_duration_ms(text)? {
+        0 => Err("must be longer than nothing".to_owned()),
+        ms => Ok(Duration::from_millis(ms)),
     }
 }
 
@@ -38,18 +21,6 @@ pub(super) fn show_ms(ms: u64) -> String {
         60..3_600 => format!("{minutes}m {}s", seconds % 60),
         3_600..86_400 => format!("{hours}h {minutes}m"),
         _ => format!("{days}d {hours}h"),
-    }
-}
-
-/// A number of bytes with one decimal of its unit: `1.5 MiB`. Rounded down.
-pub(super) fn show_bytes(bytes: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.into_iter().find(|&(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} B"),
     }
 }
 
@@ -88,39 +59,19 @@ pub(super) fn unhex(text: &str) -> Result<Vec<u8>, String> {
     bytes.ok_or_else(|| format!("{text:?} is not hexadecimal: write two digits a byte"))
 }
 
-/// Columns as wide as their widest cell, two blanks apart, no blanks at the end of a line.
-pub(super) fn columns(rows: &[Vec<String>]) -> Vec<String> {
-    let mut widths = Vec::new();
-    for row in rows {
-        widths.resize(widths.len().max(row.len()), 0);
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_need_a_unit() {
-        for (text, ms) in [("250ms", 250), ("60s", 60_000), ("5m", 300_000), ("2h", 7_200_000), ("0s", 0)] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
-        }
-        for text in ["", "60", "s", "1.5s", "-1s", "1 s", "99999999999999999999s", "999999999999999d"] {
-            assert!(parse_duration(text).is_err(), "{text:?}");
-        }
-        assert!(parse_span("0ms").is_err());
+    fn spans_are_longer_than_nothing() {
+        assert_eq!(parse_span("250ms"), Ok(Duration::from_millis(250)));
+        assert!(parse_span("0s").is_err());
+        assert!(parse_span("60").is_err());
     }
 
     #[test]
-    fn durations_and_sizes_are_shown_in_their_largest_units() {
+    fn durations_are_shown_in_their_two_largest_units() {
         for (ms, shown) in [
             (0, "0ms"),
             (999, "999ms"),
@@ -130,15 +81,6 @@ mod tests {
             (273_600_000, "3d 4h"),
         ] {
             assert_eq!(show_ms(ms), shown);
-        }
-        for (bytes, shown) in [
-            (0, "0 B"),
-            (1_023, "1023 B"),
-            (1_536, "1.5 KiB"),
-            (1 << 30, "1.0 GiB"),
-            (u64::MAX, "16777215.9 TiB"),
-        ] {
-            assert_eq!(show_bytes(bytes), shown);
         }
     }
 
@@ -157,12 +99,5 @@ mod tests {
         for text in ["a", "abc", "zz", "+1", "ä"] {
             assert!(unhex(text).is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn columns_align_and_lines_end_without_blanks() {
-        let row = |cells: &[&str]| cells.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>();
-        let rows = [row(&["NAME", "N"]), row(&["größer", "1"]), row(&["b", ""])];
-        assert_eq!(columns(&rows), ["NAME    N", "größer  1", "b"]);
     }
 }

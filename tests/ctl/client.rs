@@ -1,8 +1,10 @@
 //! The client against a node that misbehaves by script.
 
 use super::fake::{Fake, Fault};
-use super::*;
 use bytes::Bytes;
+use ringcore::client::{Cause, Client, Outcome, Reason, RetryPolicy, Write};
+use ringcore::rpc::proto::v1;
+use std::time::Duration;
 
 async fn client(fakes: &[&Fake]) -> Client {
     let quick = RetryPolicy { backoff_first: Duration::from_millis(1), ..RetryPolicy::default() };

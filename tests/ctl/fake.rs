@@ -1,14 +1,15 @@
 //! A node for tests: a map behind real gRPC on a loopback port, with a script of faults. It knows repeated operations
 //! by their ids, as a node does, so that a write applied twice shows.
 
-use super::error::tests::status_with;
-use crate::rpc::proto::v1;
-use crate::types::error::{Outcome, Reason};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use prost::Message;
+use ringcore::client::{Outcome, Reason};
+use ringcore::rpc::proto::v1;
+use ringcore::rpc::status::{self, Origin};
+use ringcore::types::error::Failure;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
@@ -371,30 +372,18 @@ impl Store {
     }
 }
 
+const ORIGIN: Origin<'static> = Origin { node: "fake", epoch: 1 };
+
 fn refusal(reason: Reason, outcome: Outcome) -> Status {
-    let detail = v1::ErrorDetail {
-        reason: reason as i32,
-        outcome: outcome_on_the_wire(outcome).into(),
-        ..Default::default()
-    };
-    status_with(Code::Unavailable, &detail)
+    status::status(&failure(reason, outcome), ORIGIN)
 }
 
 fn key_refusal((reason, outcome): (Reason, Outcome)) -> v1::Error {
-    let detail = v1::ErrorDetail {
-        reason: reason as i32,
-        outcome: outcome_on_the_wire(outcome).into(),
-        ..Default::default()
-    };
-    v1::Error { code: Code::Unavailable.into(), message: "said the node".to_owned(), detail: Some(detail) }
+    status::error(&failure(reason, outcome), ORIGIN)
 }
 
-fn outcome_on_the_wire(outcome: Outcome) -> v1::Outcome {
-    match outcome {
-        Outcome::Read => v1::Outcome::Unspecified,
-        Outcome::NotApplied => v1::Outcome::NotApplied,
-        Outcome::InDoubt => v1::Outcome::InDoubt,
-    }
+fn failure(reason: Reason, outcome: Outcome) -> Failure {
+    Failure { outcome, ..Failure::not_applied(reason).message("said the node") }
 }
 
 fn status_answer() -> v1::GetStatusResponse {

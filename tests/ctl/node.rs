@@ -1,0 +1,1 @@
+//! ringctl against a real node, over its whole life.
