@@ -37,3 +37,6 @@ pub mod client;
 // For the programs of `bin`.
 #[cfg(feature = "program")]
 pub mod program;
+
+#[cfg(feature = "client")]
+pub mod ctl;

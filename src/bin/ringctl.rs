@@ -1,3 +1,10 @@
-//! The node.
+//! The cluster from the command line: see [`ringcore::ctl`].
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ringcore::ctl::run(std::env::args_os())
+}
