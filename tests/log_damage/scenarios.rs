@@ -143,7 +143,7 @@ fn cut_batches_stay_cut_whichever_copy_of_the_cut_survives() {
     image.rot(8);
     let in_manifest = image.recover();
     assert_eq!(image.ids(&in_manifest, Arrival::Replayed), image.ids_but(&[2, 4]));
-    assert_eq!(image.ids(&in_manifest, Arrival::Foreign), []);
+    assert_eq!(image.ids(&in_manifest, Arrival::Foreign), Vec::<u64>::new());
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn expect_after_cut(image: &Image, states: &[State], end: usize) {
     assert_eq!(recovery.damage(), &damage[..usize::from(suspect)], "cut at byte {end}");
     let expected: Vec<u64> = kept.iter().flat_map(|batch| batch.ids.clone()).collect();
     assert_eq!(image.ids(&recovery, Arrival::Replayed), expected, "cut at byte {end}");
-    assert_eq!(image.ids(&recovery, Arrival::Foreign), [], "cut at byte {end}");
+    assert_eq!(image.ids(&recovery, Arrival::Foreign), Vec::<u64>::new(), "cut at byte {end}");
 }
 
 #[test]
