@@ -51,17 +51,29 @@ impl Node {
         (command, client)
     }
 
+    /// Starts until the node serves: a free port may be taken by another test before the node asks for it.
     fn start(dir: &Path, cores: &str, more: &[&str]) -> Node {
-        let (mut command, address) = Node::command(dir, cores);
-        let process = command.args(more).stderr(Stdio::null()).spawn().unwrap();
-        let node = Node { process, address };
-        node.ctl(&["health", "--wait", "--timeout", "60s"]);
-        node
+        for _ in 0..5 {
+            let (mut command, address) = Node::command(dir, cores);
+            let process = command.args(more).stderr(Stdio::null()).spawn().unwrap();
+            let mut node = Node { process, address };
+            while node.process.try_wait().unwrap().is_none() {
+                if node.ask(&["health", "--wait", "--timeout", "1s"]).status.success() {
+                    return node;
+                }
+            }
+            assert_eq!(node.process.wait().unwrap().code(), Some(1), "anything else does not pass");
+        }
+        panic!("no port stays free");
+    }
+
+    fn ask(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringctl"));
+        command.env_clear().args(["--endpoints", &self.address]).args(words).output().unwrap()
     }
 
     fn ctl(&self, words: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringctl"));
-        let output = command.env_clear().args(["--endpoints", &self.address]).args(words).output().unwrap();
+        let output = self.ask(words);
         assert!(output.status.success(), "{words:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }

@@ -7,14 +7,16 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
+use crate::runtime::cpus::{Available, CoresWanted};
+use crate::runtime::file_system::{FileSystem, Fitness, nearest};
+
 use super::disk_probe::{self, DiskLatency};
 use super::engine;
 use super::exit::{self, Exit};
-use super::file_system::{FileSystem, Fitness, nearest};
 use super::inspect::Output;
 use super::machine::Machine;
 use super::quantity::roughly_bytes;
-use super::settings::{Cores, Settings};
+use super::settings::Settings;
 use super::table::lay_out;
 
 /// Memory that io_uring may lock, bytes a core: three registrations of 1 MiB and the rings.
@@ -99,9 +101,9 @@ pub fn run(settings: &Settings, machine: &Machine, output: Output, strict: bool)
 /// Everything that is looked at, in the order of the start.
 pub fn look(settings: &Settings, machine: &Machine) -> Vec<Finding> {
     let cores = match &settings.cores {
-        Cores::All => machine.cores_default(),
-        Cores::Count(count) => *count,
-        Cores::List(list) => list.len(),
+        CoresWanted::All => machine.available.count(),
+        CoresWanted::First(count) => *count,
+        CoresWanted::List(list) => list.len(),
     };
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let disabled = read("/proc/sys/kernel/io_uring_disabled");
@@ -111,7 +113,7 @@ pub fn look(settings: &Settings, machine: &Machine) -> Vec<Finding> {
         io_uring(disabled.as_deref(), engine::probe_io_uring()),
         memlock(getrlimit(Resource::Memlock).current, cores),
         open_files(getrlimit(Resource::Nofile).current),
-        cpus(machine, cores, settings.no_pin),
+        cpus(&machine.available, cores, settings.no_pin),
         clock_source(clock.as_deref()),
     ];
     findings.extend(data_dir(settings, cores));
@@ -208,14 +210,14 @@ fn open_files(limit: Option<u64>) -> Finding {
     }
 }
 
-fn cpus(machine: &Machine, cores: usize, no_pin: bool) -> Finding {
-    let there = machine.cpus.len();
-    let quota = match machine.cpu_quota_percent {
-        Some(percent) => format!(", quota {}.{:02} CPUs", percent / 100, percent % 100),
+fn cpus(available: &Available, cores: usize, no_pin: bool) -> Finding {
+    let there = available.cpus.len();
+    let quota = match available.quota_milli {
+        Some(milli) => format!(", quota {}.{:03} CPUs", milli / 1_000, milli % 1_000),
         None => String::new(),
     };
     let found = format!("{there} usable{quota}, {cores} asked for");
-    let finding = if machine.cpu_quota_percent.is_some_and(|percent| percent < 100 * cores as u64) {
+    let finding = if available.quota_milli.is_some_and(|milli| milli < 1_000 * cores as u64) {
         let fix = "ask for as many --cores as the quota has whole CPUs, or raise it: a throttled core stalls its clients";
         Finding::new("CPUs", Verdict::Warning, found, fix)
     } else if cores > there && no_pin {
@@ -338,8 +340,8 @@ fn disk_latency(latency: DiskLatency) -> Finding {
 mod tests {
     use super::*;
 
-    fn machine(cpus: u16, cpu_quota_percent: Option<u64>) -> Machine {
-        Machine { hostname: "m".into(), cpus: (0..cpus).collect(), cpu_quota_percent, memory_bytes: 1 << 33 }
+    fn available(cpus: usize, quota_milli: Option<u64>) -> Available {
+        Available { cpus: (0..cpus).collect(), quota_milli }
     }
 
     #[test]
@@ -381,10 +383,10 @@ mod tests {
         assert_eq!(memlock(Some(8 << 20), 3).verdict, Verdict::Warning);
         assert_eq!(open_files(Some(1_024)).verdict, Verdict::Warning);
         assert_eq!(open_files(Some(65_536)).verdict, Verdict::Ok);
-        assert_eq!(cpus(&machine(4, None), 4, false).verdict, Verdict::Ok);
-        assert_eq!(cpus(&machine(4, Some(150)), 2, false).verdict, Verdict::Warning);
-        assert_eq!(cpus(&machine(4, Some(150)), 1, false).verdict, Verdict::Ok);
-        assert_eq!(cpus(&machine(1, None), 4, true).verdict, Verdict::Warning);
+        assert_eq!(cpus(&available(4, None), 4, false).verdict, Verdict::Ok);
+        assert_eq!(cpus(&available(4, Some(1_500)), 2, false).verdict, Verdict::Warning);
+        assert_eq!(cpus(&available(4, Some(1_500)), 1, false).verdict, Verdict::Ok);
+        assert_eq!(cpus(&available(1, None), 4, true).verdict, Verdict::Warning);
     }
 
     #[test]

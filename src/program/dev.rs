@@ -9,15 +9,18 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::runtime::file_system::{FileSystem, Fitness};
+use crate::runtime::signals::{HANGUP, INTERRUPT, SignalWatch, TERMINATE};
+
 use super::exit::{self, Exit, Refusal};
-use super::file_system::{FileSystem, Fitness};
 use super::setting::{Key, setting};
-use super::stop;
 
 /// The usual ports, and how far apart those of the next try are.
 const PORTS: [u16; 3] = [7717, 7718, 7719];
@@ -62,12 +65,30 @@ pub struct Ports {
 
 /// Runs the cluster until Ctrl-C, SIGTERM or the end of a node; gives the node's code then.
 pub fn run(flags: &DevFlags) -> Exit {
-    stop::listen();
+    let asked = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&asked);
+    // Asked twice it still waits for the node, which is told once and has its own limit.
+    let watch = SignalWatch::start_with(
+        &[INTERRUPT, TERMINATE, HANGUP],
+        move |_| heard.store(true, Ordering::Relaxed),
+        |_| (),
+    );
+    let _watch = match watch {
+        Ok(watch) => watch,
+        Err(error) => {
+            let what = format!("cannot listen to signals: {error}");
+            return exit::refuse(&[Refusal::new(Exit::FAILURE, what)]);
+        }
+    };
     match start(flags) {
-        Ok((child, ports)) => match supervise(child, ports, STOP_GRACE, stop::asked, welcome) {
-            Ok(exit) => exit,
-            Err(error) => exit::refuse(&[Refusal::new(Exit::IO, format!("cannot watch the node: {error}"))]),
-        },
+        Ok((child, ports)) => {
+            match supervise(child, ports, STOP_GRACE, || asked.load(Ordering::Relaxed), welcome) {
+                Ok(exit) => exit,
+                Err(error) => {
+                    exit::refuse(&[Refusal::new(Exit::IO, format!("cannot watch the node: {error}"))])
+                }
+            }
+        }
         Err(refusal) => exit::refuse(&[refusal]),
     }
 }
@@ -262,7 +283,7 @@ fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
 mod tests {
     use super::*;
     use std::process::Stdio;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     fn shell(script: &str) -> Child {
         let mut command = Command::new("sh");

@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use crate::rpc::backend::Setting;
-use crate::runtime::cpus::CoresWanted;
 use crate::runtime::directory::ClaimError;
 use crate::runtime::disk::Flush;
 use crate::runtime::node::{self, NodeConfig, NodeError};
@@ -20,7 +19,7 @@ use super::inspect;
 use super::offline_log;
 use super::quantity::roughly_bytes;
 use super::setting::setting;
-use super::settings::{Cores, Durability, Founding, Settings};
+use super::settings::{Durability, Founding, Settings};
 
 /// Runs the node until it is told to stop. Diagnostics are set up, the settings are judged.
 ///
@@ -56,11 +55,7 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Refusal> {
             move |member| decide(&settings, member)
         }),
         replication: settings.replication,
-        cores: match &settings.cores {
-            Cores::All => CoresWanted::All,
-            Cores::Count(count) => CoresWanted::First(*count),
-            Cores::List(cpus) => CoresWanted::List(cpus.iter().map(|cpu| usize::from(*cpu)).collect()),
-        },
+        cores: settings.cores.clone(),
         pin: !settings.no_pin,
         memory_limit: settings.memory_limit_bytes,
         flush: match settings.durability {

@@ -30,8 +30,6 @@ pub mod engine;
 #[cfg(feature = "server")]
 pub mod entry;
 #[cfg(feature = "server")]
-pub mod file_system;
-#[cfg(feature = "server")]
 pub mod generate;
 #[cfg(feature = "server")]
 pub mod inspect;
@@ -55,7 +53,5 @@ pub mod settings;
 pub mod sources;
 #[cfg(feature = "server")]
 pub mod start;
-#[cfg(feature = "server")]
-mod stop;
 #[cfg(feature = "server")]
 pub mod trace;

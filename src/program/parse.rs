@@ -1,11 +1,12 @@
 //! What the text of each setting may be. One function a kind of value; knows nothing of where the text came from.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::runtime::cpus::{CoresWanted, CpuError};
+
 use super::quantity::{parse_bytes, parse_duration_ms};
-use super::settings::{CORES_MAX, Cores, Durability, HostPort, LogFormat, MEMORY_BYTES_MIN, REPLICATION_MAX};
+use super::settings::{Durability, HostPort, LogFormat, MEMORY_BYTES_MIN, REPLICATION_MAX};
 
 /// What a message carries besides one key and one value, bytes: field numbers, ids, level, session entries.
 pub(super) const MESSAGE_BYTES_SPARE: usize = 4_096;
@@ -161,42 +162,12 @@ pub(super) fn replication(text: &str) -> Parsed<u8> {
     Ok(u8::try_from(number).expect("at most 15"))
 }
 
-pub(super) fn cores(text: &str) -> Parsed<Cores> {
-    let cores = if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        Cores::Count(usize::try_from(whole(text)?).unwrap_or(usize::MAX))
-    } else {
-        Cores::List(cpus(text)?)
-    };
-    let (count, distinct) = match &cores {
-        Cores::List(list) => (list.len(), list.iter().collect::<BTreeSet<_>>().len()),
-        Cores::Count(count) => (*count, *count),
-        Cores::All => unreachable!("a text names cores"),
-    };
-    if count == 0 || count > CORES_MAX {
-        return Err(impossible(
-            format!("a node has 1 to {CORES_MAX} cores"),
-            "write how many (4) or which (0-3,8)",
-        ));
-    }
-    if distinct != count {
-        return Err(impossible("names a CPU twice", "each CPU runs one core at most"));
-    }
-    Ok(cores)
-}
-
-fn cpus(text: &str) -> Parsed<Vec<u16>> {
-    let bad = || malformed("is not a number of cores, nor a list", "write how many (4) or which (0-3,8)");
-    let mut list = Vec::new();
-    for item in text.split(',').map(str::trim) {
-        let (first, last) = item.split_once('-').unwrap_or((item, item));
-        let (first, last): (u16, u16) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
-        if first > last {
-            return Err(bad());
-        }
-        // One more than there may be is enough to be refused for it.
-        list.extend((first..=last).take(CORES_MAX + 1));
-    }
-    Ok(list)
+pub(super) fn cores(text: &str) -> Parsed<CoresWanted> {
+    text.parse().map_err(|error: CpuError| match error {
+        CpuError::Unreadable => malformed(error.to_string(), "write how many (4) or which (0-3,8)"),
+        CpuError::OverLimit(_) => impossible(error.to_string(), "ask for as many as there are CPUs"),
+        error => impossible(error.to_string(), "name each once: a core is a thread of its own"),
+    })
 }
 
 /// Bytes, of `machine_bytes` if a percentage.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::runtime::cpus::CoresWanted;
 use crate::types::Limits;
 
 use super::exit::{Exit, Refusal};
@@ -12,8 +13,6 @@ use super::parse::{self, Bad};
 use super::setting::{Key, SETTINGS, setting};
 use super::sources::{Gathered, Given, Origin};
 
-/// Cores of one node at most: more than any machine that this runs on, and the bound of `--no-pin`.
-pub const CORES_MAX: usize = 256;
 /// Replicas of a key at most.
 pub const REPLICATION_MAX: u64 = 15;
 /// Less memory than this serves nobody, bytes.
@@ -33,17 +32,6 @@ impl fmt::Display for HostPort {
         let HostPort { host, port } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
-}
-
-/// Which cores to run on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Cores {
-    /// Every CPU that the process may use, capped by the cgroup's quota.
-    All,
-    /// The first so many of them.
-    Count(usize),
-    /// Exactly these CPUs, in this order.
-    List(Vec<u16>),
 }
 
 /// When a write may be acknowledged.
@@ -116,7 +104,7 @@ pub struct Settings {
     /// Replicas of each key when a cluster is founded.
     pub replication: u8,
     /// Which cores.
-    pub cores: Cores,
+    pub cores: CoresWanted,
     /// Threads are not pinned.
     pub no_pin: bool,
     /// For records, bytes.
@@ -305,23 +293,11 @@ impl Settings {
     }
 
     fn judge_cores(&self, machine: &Machine, refuse: &mut impl FnMut(String, &str)) {
-        let subject = self.subject(Key::Cores);
-        let have = machine.cores_default();
-        let by = if have < machine.cpus.len() { "its cgroup's quota" } else { "its affinity mask" };
-        let there = format!("this process may use {have} by {by} (CPUs {})", ranges(&machine.cpus));
-        let fix = "ask for fewer, or let threads share CPUs with --no-pin (RINGCORE_NO_PIN=true)";
-        match &self.cores {
-            Cores::All => {}
-            Cores::Count(_) | Cores::List(_) if self.no_pin => {}
-            Cores::Count(count) if *count <= have => {}
-            Cores::Count(_) => refuse(format!("{subject}: {there}"), fix),
-            Cores::List(list) => {
-                if let Some(absent) = list.iter().find(|cpu| !machine.cpus.contains(cpu)) {
-                    refuse(format!("{subject}: CPU {absent} is not there: {there}"), fix);
-                } else if list.len() > have {
-                    refuse(format!("{subject}: {there}"), fix);
-                }
-            }
+        if let Err(error) = machine.available.plan(&self.cores, !self.no_pin) {
+            refuse(
+                format!("{}: {error}", self.subject(Key::Cores)),
+                "ask for fewer, or let threads share CPUs with --no-pin (RINGCORE_NO_PIN=true)",
+            );
         }
     }
 
@@ -371,7 +347,7 @@ impl Reader<'_> {
             bootstrap: self.read(Key::Bootstrap, parse::switch),
             join: self.read_some(Key::Join, parse::peers).unwrap_or_default(),
             replication: self.read(Key::Replication, parse::replication),
-            cores: self.read_some(Key::Cores, parse::cores).unwrap_or(Cores::All),
+            cores: self.read_some(Key::Cores, parse::cores).unwrap_or(CoresWanted::All),
             no_pin: self.read(Key::NoPin, parse::switch),
             memory_limit_bytes: self.read(Key::MemoryLimit, |text| parse::memory(text, machine.memory_bytes)),
             durability: self.read(Key::Durability, parse::durability),
@@ -457,23 +433,11 @@ fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
-/// CPUs in words: `0-3,8`.
-fn ranges(cpus: &[u16]) -> String {
-    let mut words = Vec::new();
-    for run in cpus.chunk_by(|one, next| one + 1 == *next) {
-        words.push(match run {
-            [one] => one.to_string(),
-            [first, .., last] => format!("{first}-{last}"),
-            [] => unreachable!("runs are not empty"),
-        });
-    }
-    words.join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::program::sources::Flags;
+    use crate::runtime::cpus::Available;
 
     type Flag<'a> = (Key, &'a str);
     type Variable<'a> = (&'a str, &'a str);
@@ -483,8 +447,7 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             hostname: "host".into(),
-            cpus: vec![0, 1, 2, 3],
-            cpu_quota_percent: None,
+            available: Available { cpus: vec![0, 1, 2, 3], quota_milli: None },
             memory_bytes: 10 << 30,
         }
     }
@@ -522,7 +485,7 @@ mod tests {
             Some("127.0.0.1:7719")
         );
         assert_eq!((settings.name.as_str(), settings.replication), ("host", 3));
-        assert_eq!((settings.cores.clone(), settings.memory_limit_bytes), (Cores::All, 7 << 30));
+        assert_eq!((settings.cores.clone(), settings.memory_limit_bytes), (CoresWanted::All, 7 << 30));
         assert_eq!((settings.durability, settings.log_format), (Durability::Flushed, LogFormat::Auto));
         let switches = [
             settings.insecure,
@@ -624,8 +587,8 @@ mod tests {
             (&[(Key::Cores, "0")], "--cores 0: a node has 1 to 256 cores"),
             (&[(Key::Cores, "5")], "--cores 5: this process may use 4 by its affinity mask (CPUs 0-3)"),
             (&[(Key::Cores, "2,7")], "CPU 7 is not there"),
-            (&[(Key::Cores, "1,1")], "names a CPU twice"),
-            (&[(Key::Cores, "0-2,2")], "names a CPU twice"),
+            (&[(Key::Cores, "1,1")], " twice"),
+            (&[(Key::Cores, "0-2,2")], " twice"),
             (&[(Key::Cores, "257"), (Key::NoPin, "true")], "a node has 1 to 256 cores"),
             (&[(Key::Cores, "0-65535"), (Key::NoPin, "true")], "a node has 1 to 256 cores"),
             (&[(Key::MemoryLimit, "0%")], "is no share of the memory"),
@@ -746,16 +709,17 @@ mod tests {
     #[test]
     fn more_cores_than_cpus_need_no_pin() {
         let settings = flags(&[(Key::Cores, "256"), (Key::NoPin, "true")]).unwrap();
-        assert_eq!(settings.cores, Cores::Count(256));
+        assert_eq!(settings.cores, CoresWanted::First(256));
         let settings = flags(&[(Key::Cores, "7,1-2"), (Key::NoPin, "true")]).unwrap();
-        assert_eq!(settings.cores, Cores::List(vec![7, 1, 2]));
-        assert_eq!(flags(&[(Key::Cores, "3-3")]).unwrap().cores, Cores::List(vec![3]));
-        assert_eq!(flags(&[(Key::Cores, "3")]).unwrap().cores, Cores::Count(3));
+        assert_eq!(settings.cores, CoresWanted::List(vec![7, 1, 2]));
+        assert_eq!(flags(&[(Key::Cores, "3-3")]).unwrap().cores, CoresWanted::List(vec![3]));
+        assert_eq!(flags(&[(Key::Cores, "3")]).unwrap().cores, CoresWanted::First(3));
     }
 
     #[test]
     fn a_quota_caps_pinned_cores() {
-        let machine = Machine { cpu_quota_percent: Some(250), ..machine() };
+        let available = Available { quota_milli: Some(2_500), ..machine().available };
+        let machine = Machine { available, ..machine() };
         let judged = |cores: &str, no_pin: &str| {
             let texts = [(Key::Cores, cores.to_owned()), (Key::NoPin, no_pin.to_owned())].into();
             let gathered = Gathered::new(&Flags { config: None, texts }, []).unwrap();

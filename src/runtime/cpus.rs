@@ -26,21 +26,19 @@ impl FromStr for CoresWanted {
     type Err = CpuError;
 
     fn from_str(text: &str) -> Result<CoresWanted, CpuError> {
-        let unreadable = || CpuError::Unreadable(text.to_owned());
+        let unreadable = || CpuError::Unreadable;
         let number = |text: &str| text.trim().parse::<usize>().map_err(|_| unreadable());
         if !text.contains([',', '-']) {
-            return match number(text)? {
-                0 => Err(unreadable()),
-                count => Ok(CoresWanted::First(count)),
-            };
+            return Ok(CoresWanted::First(within(number(text)?)?));
         }
         let mut list = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
-            if first > last || last - first >= CORES_MAX {
+            if first > last {
                 return Err(unreadable());
             }
+            within(last - first + 1)?;
             for cpu in first..=last {
                 if list.contains(&cpu) {
                     return Err(CpuError::Twice(cpu));
@@ -48,6 +46,7 @@ impl FromStr for CoresWanted {
                 list.push(cpu);
             }
         }
+        within(list.len())?;
         Ok(CoresWanted::List(list))
     }
 }
@@ -73,45 +72,52 @@ impl fmt::Display for CoresWanted {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CpuError {
     /// Neither a number nor a list.
-    #[error(
-        "cores = {0:?} is neither a number of cores, 1 to {CORES_MAX}, nor a list of CPUs such as 0,2,4-7"
-    )]
-    Unreadable(String),
+    #[error("is neither a number of cores nor a list of CPUs")]
+    Unreadable,
     /// A list that names a CPU twice.
-    #[error("the list of cores names CPU {0} twice")]
+    #[error("names CPU {0} twice")]
     Twice(usize),
     /// More cores than CPUs.
     #[error(
-        "{wanted} cores are asked for, but this process may use {have} CPUs ({}): ask for fewer, give it more, or say \
-         --no-pin if several cores may share a CPU",
-        if *by_quota { "its cgroup's CPU quota" } else { "its affinity mask" }
+        "this process may use {have} by its {} (CPUs {})",
+        if *have < ours.len() { "cgroup's quota" } else { "affinity mask" },
+        ranges(ours)
     )]
     TooMany {
-        /// Asked for.
-        wanted: usize,
-        /// There.
+        /// There; fewer than the mask has if the quota is what limits.
         have: usize,
-        /// True if the quota is what limits, false if the mask.
-        by_quota: bool,
+        /// The mask.
+        ours: Vec<usize>,
     },
     /// A CPU outside the mask.
-    #[error("CPU {cpu} is not one that this process may use ({})", list(.ours))]
+    #[error("CPU {cpu} is not there: this process may use CPUs {}", ranges(ours))]
     NotOurs {
         /// Asked for.
         cpu: usize,
         /// The mask.
         ours: Vec<usize>,
     },
-    /// More than a node can have.
-    #[error("{0} cores are asked for, a node has at most {CORES_MAX}")]
+    /// None, or more than a node can have.
+    #[error("a node has 1 to {CORES_MAX} cores")]
     OverLimit(usize),
     /// The mask cannot be read.
     #[error("the CPU affinity of this process cannot be read")]
     NoMask,
 }
 
-fn list(cpus: &[usize]) -> String {
-    CoresWanted::List(cpus.to_vec()).to_string()
+/// `0-3,8`: runs of CPUs.
+fn ranges(cpus: &[usize]) -> String {
+    let run = |run: &[usize]| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => unreachable!("runs are not empty"),
+    };
+    let runs: Vec<_> = cpus.chunk_by(|one, next| one + 1 == *next).map(run).collect();
+    runs.join(",")
+}
+
+fn within(count: usize) -> Result<usize, CpuError> {
+    if (1..=CORES_MAX).contains(&count) { Ok(count) } else { Err(CpuError::OverLimit(count)) }
 }
 
 /// What this process may use.
@@ -134,7 +140,7 @@ impl Available {
     }
 
     /// Cores that can run without being throttled: whole CPUs of the quota, at least one.
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         let quota =
             self.quota_milli.map_or(usize::MAX, |milli| usize::try_from(milli / 1_000).unwrap_or(usize::MAX));
         self.cpus.len().min(quota.max(1))
@@ -148,9 +154,7 @@ impl Available {
             CoresWanted::First(count) => *count,
             CoresWanted::List(cpus) => cpus.len(),
         };
-        if wanted_count > CORES_MAX {
-            return Err(CpuError::OverLimit(wanted_count));
-        }
+        within(wanted_count)?;
         if !pin {
             return Ok(vec![None; wanted_count]);
         }
@@ -160,8 +164,7 @@ impl Available {
             return Err(CpuError::NotOurs { cpu, ours: self.cpus.clone() });
         }
         if wanted_count > have {
-            let by_quota = have < self.cpus.len();
-            return Err(CpuError::TooMany { wanted: wanted_count, have, by_quota });
+            return Err(CpuError::TooMany { have, ours: self.cpus.clone() });
         }
         let cpus = if let CoresWanted::List(cpus) = wanted { cpus } else { &self.cpus };
         Ok(cpus.iter().take(wanted_count).copied().map(Some).collect())
@@ -229,8 +232,11 @@ mod tests {
         assert_eq!(wanted("4"), CoresWanted::First(4));
         assert_eq!(wanted("0,2,4-6"), CoresWanted::List(vec![0, 2, 4, 5, 6]));
         assert_eq!(wanted("3-3"), CoresWanted::List(vec![3]));
-        for text in ["", "0", "x", "-1", "1,", "1-", "5-2", "0-99999999999", "1,,2"] {
-            assert_eq!(text.parse::<CoresWanted>(), Err(CpuError::Unreadable(text.into())), "{text:?}");
+        for text in ["", "x", "-1", "1,", "1-", "5-2", "1,,2"] {
+            assert_eq!(text.parse::<CoresWanted>(), Err(CpuError::Unreadable), "{text:?}");
+        }
+        for text in ["0", "257", "0-65535", "0-99999999999"] {
+            assert!(matches!(text.parse::<CoresWanted>(), Err(CpuError::OverLimit(_))), "{text:?}");
         }
         assert_eq!("1,0-2".parse::<CoresWanted>(), Err(CpuError::Twice(1)));
     }
@@ -257,18 +263,18 @@ mod tests {
             assert_eq!(available.plan(&CoresWanted::All, true).unwrap().len(), cores);
         }
         let available = Available { quota_milli: Some(2_500), ..eight() };
-        let refused = CpuError::TooMany { wanted: 3, have: 2, by_quota: true };
+        let refused = CpuError::TooMany { have: 2, ours: eight().cpus };
         assert_eq!(available.plan(&wanted("3"), true), Err(refused.clone()));
         assert_eq!(available.plan(&wanted("0-2"), true), Err(refused));
     }
 
     #[test]
     fn more_than_there_are_needs_no_pin() {
-        let refused = CpuError::TooMany { wanted: 9, have: 8, by_quota: false };
+        let refused = CpuError::TooMany { have: 8, ours: eight().cpus };
         assert_eq!(eight().plan(&wanted("9"), true), Err(refused));
         assert_eq!(eight().plan(&wanted("9"), false).unwrap(), [None; 9]);
         assert_eq!(eight().plan(&wanted("0-9"), false).unwrap(), [None; 10]);
-        assert_eq!(eight().plan(&wanted("257"), false), Err(CpuError::OverLimit(257)));
+        assert_eq!(eight().plan(&CoresWanted::First(257), false), Err(CpuError::OverLimit(257)));
         assert_eq!(eight().plan(&wanted("5-5"), true), Err(CpuError::NotOurs { cpu: 5, ours: eight().cpus }));
     }
 

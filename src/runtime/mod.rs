@@ -14,6 +14,7 @@ pub mod cpus;
 pub mod directory;
 pub mod disk;
 pub mod executor;
+pub mod file_system;
 mod gauges;
 mod log_writer;
 pub mod mailbox;
