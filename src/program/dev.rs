@@ -2,7 +2,7 @@
 //! starts them, says how to talk to them, and stops them.
 
 use std::env;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -26,6 +26,10 @@ use super::setting::{Key, setting};
 const PORTS: [u16; 3] = [7717, 7718, 7719];
 const PORTS_STEP: u16 = 10;
 const PORTS_TRIES: u16 = 100;
+/// Where clients of the first cluster connect; the script and ringctl know it.
+const USUAL_CLIENT: &str = "127.0.0.1:7717";
+/// A first program for the cluster, in the directory that is given.
+const SCRIPT: &str = "hello.py";
 /// How long a node may take to stop: its own limit.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How often child and signals are looked at.
@@ -82,6 +86,7 @@ pub fn run(flags: &DevFlags) -> Exit {
     };
     match start(flags) {
         Ok((child, ports)) => {
+            let welcome = |ports| welcome(ports, &flags.dir);
             match supervise(child, ports, STOP_GRACE, || asked.load(Ordering::Relaxed), welcome) {
                 Ok(exit) => exit,
                 Err(error) => {
@@ -236,9 +241,23 @@ fn is_ready(admin: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-fn welcome(ports: Ports) {
-    let search = |program: &str| find(program, env::var_os("PATH"), env::current_exe().ok());
-    exit::print(&greeting(ports, search));
+fn welcome(ports: Ports, dir: &Path) {
+    let script =
+        include_str!("../assets/hello.py").replace(USUAL_CLIENT, &loopback(ports.client).to_string());
+    let script = fs::write(dir.join(SCRIPT), script).is_ok().then(|| dir.join(SCRIPT));
+    // Beside a program that `cargo run` has built, the other one may not be built yet.
+    let cargo = env::var_os("CARGO").is_some().then_some(match cfg!(debug_assertions) {
+        true => "cargo run -q --bin",
+        false => "cargo run -q --release --bin",
+    });
+    let search = |program: &str| {
+        let found = find(program, env::var_os("PATH"), env::current_exe().ok());
+        match (found, cargo, program) {
+            (None, Some(cargo), "ringctl") => Some(format!("{cargo} ringctl --")),
+            (found, ..) => found,
+        }
+    };
+    exit::print(&greeting(ports, script.as_deref(), search));
 }
 
 /// How a program is called: by its name if the shell finds it, else by its path if it lies beside this one.
@@ -248,20 +267,24 @@ fn find(program: &str, path: Option<std::ffi::OsString>, own: Option<PathBuf>) -
         return Some(program.to_owned());
     }
     let beside = own?.parent()?.join(program);
-    beside.is_file().then(|| beside.display().to_string())
+    let here = env::current_dir().ok();
+    let shorter =
+        here.and_then(|here| beside.strip_prefix(here).ok().map(|inner| Path::new(".").join(inner)));
+    beside.is_file().then(|| shorter.unwrap_or(beside).display().to_string())
 }
 
-/// What can be typed now. Only for programs that are there.
-fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
-    let client = loopback(ports.client);
+/// What can be typed now. Only for programs that are there. `script` is the greeting in Python.
+fn greeting(ports: Ports, script: Option<&Path>, find: impl Fn(&str) -> Option<String>) -> String {
+    let client = loopback(ports.client).to_string();
     let mut text = format!(
         "\nA cluster of one node is ready.\n  clients  {client}\n  metrics  http://{}/metrics\n",
         loopback(ports.admin)
     );
     if let Some(ringctl) = find("ringctl") {
-        text.push_str(&format!(
-            "\nTry it:\n  {ringctl} --endpoints {client} put hello world\n  {ringctl} --endpoints {client} get hello\n"
-        ));
+        let endpoint = if client == USUAL_CLIENT { String::new() } else { format!(" --endpoints {client}") };
+        let lines =
+            ["put hello world", "get hello", "status"].map(|line| format!("  {ringctl}{endpoint} {line}\n"));
+        text.push_str(&format!("\nTry it:\n{}", lines.concat()));
     }
     if let Some(grpcurl) = find("grpcurl") {
         text.push_str(&format!(
@@ -269,10 +292,12 @@ fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
              {grpcurl} -plaintext -d '{{\"key\":\"hello\"}}' {client} KVStore/Get\n"
         ));
     }
-    if let Some(python) = find("python3") {
-        let script = include_str!("../assets/hello.py").replace("127.0.0.1:7717", &client.to_string());
+    if let (Some(python), Some(script)) = (find("python3"), script) {
+        let own = script.with_file_name("python");
+        let (own, script) = (own.display(), script.display());
         text.push_str(&format!(
-            "\nPython:\n{python} -m pip install grpcio grpcio-reflection\n{python} - <<'END'\n{script}END\n"
+            "\nPython, without generated code ({script}):\n  {python} -m venv {own} && {own}/bin/pip install -q grpcio \
+             grpcio-reflection\n  {own}/bin/python {script}\n"
         ));
     }
     text.push_str("\nCtrl-C stops it; the data stays.\n");
@@ -408,21 +433,31 @@ mod tests {
     #[test]
     fn only_programs_that_are_there_are_told_of() {
         let ports = Ports { client: 7727, peer: 7728, admin: 7729 };
-        let text = greeting(ports, |_| None);
+        let script = Path::new("dev/hello.py");
+        let text = greeting(ports, Some(script), |_| None);
         assert!(
             text.contains("http://127.0.0.1:7729/metrics\n")
                 && !text.contains("Python")
                 && !text.contains("grpcurl")
         );
-        let text = greeting(ports, |program| Some(format!("/opt/{program}")));
+        let text = greeting(ports, Some(script), |program| Some(format!("/opt/{program}")));
         for line in [
             "  /opt/ringctl --endpoints 127.0.0.1:7727 put hello world\n",
             "  /opt/grpcurl -plaintext -d '{\"key\":\"hello\"}' 127.0.0.1:7727 KVStore/Get\n",
-            "/opt/python3 - <<'END'\n",
-            "insecure_channel(\"127.0.0.1:7727\")",
+            "  /opt/python3 -m venv dev/python && dev/python/bin/pip install -q grpcio grpcio-reflection\n",
+            "  dev/python/bin/python dev/hello.py\n",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
         assert!(!text.contains("7717"), "{text}");
+        assert!(!greeting(ports, None, |program| Some(program.to_owned())).contains("Python"));
+    }
+
+    #[test]
+    fn the_usual_port_needs_no_endpoint() {
+        let text =
+            greeting(Ports { client: 7717, peer: 7718, admin: 7719 }, None, |_| Some("ringctl".into()));
+        assert!(text.contains("\n  ringctl put hello world\n"), "{text}");
+        assert!(include_str!("../assets/hello.py").contains(USUAL_CLIENT));
     }
 }
