@@ -163,7 +163,7 @@ async fn import_stops_at_a_bad_line_and_keeps_those_before() {
     let ran = run(&fake, &["import", dump.path()]).await;
     assert_eq!(ran.exit, 2);
     assert!(ran.err.contains("error: line 2: expected ident (column 2)\n  correct it, or"), "{}", ran.err);
-    assert!(ran.err.starts_with("imported 1 records, 2 B, in "), "{}", ran.err);
+    assert!(ran.err.starts_with("imported 1 record, 2 B, in "), "{}", ran.err);
 
     let ran = run(&fake, &["import", "--skip-bad", "-o", "json", dump.path()]).await;
     assert_eq!(ran.exit, 0);
