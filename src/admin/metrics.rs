@@ -107,9 +107,12 @@ fn connections(page: &mut Metrics, counters: &[Counters]) {
         ("connections_total", "counter", "gRPC connections accepted.", |core| {
             core.connections_accepted.get()
         }),
-        ("connections_refused_total", "counter", "gRPC connections closed because of their number.", |core| {
-            core.connections_refused.get()
-        }),
+        (
+            "connections_refused_total",
+            "counter",
+            "gRPC connections closed because of their number.",
+            |core| core.connections_refused.get(),
+        ),
         ("connections_failed_total", "counter", "gRPC connections that ended in an error.", |core| {
             core.connections_failed.get()
         }),
@@ -123,9 +126,13 @@ fn connections(page: &mut Metrics, counters: &[Counters]) {
 }
 
 fn cores(page: &mut Metrics, cores: &[CoreStatus]) {
-    page.per_core("core_busy_ratio", "gauge", "Share of the last 10 s that a core was busy.", cores, |core| {
-        f64::from(core.busy_permille) / 1e3
-    });
+    page.per_core(
+        "core_busy_ratio",
+        "gauge",
+        "Share of the last 10 s that a core was busy.",
+        cores,
+        |core| f64::from(core.busy_permille) / 1e3,
+    );
     page.family("core_queue_depth", "gauge", "What waits on a core.");
     for (index, core) in cores.iter().enumerate() {
         let labels = [("core", &*index.to_string()), ("kind", "operations")];
@@ -160,13 +167,9 @@ fn cores(page: &mut Metrics, cores: &[CoreStatus]) {
         core.wal_bytes
     });
     page.per_core("wal_flushes_total", "counter", "Flushes of the log.", cores, |core| core.flushes);
-    page.per_core(
-        "wal_flush_p99_seconds",
-        "gauge",
-        "99th percentile of the log's flushes.",
-        cores,
-        |core| seconds_of_us(u64::from(core.flush_p99_us)),
-    );
+    page.per_core("wal_flush_p99_seconds", "gauge", "99th percentile of the log's flushes.", cores, |core| {
+        seconds_of_us(u64::from(core.flush_p99_us))
+    });
 }
 
 /// The page as it grows. Writing to a String cannot fail.

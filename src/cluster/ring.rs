@@ -41,14 +41,15 @@ impl Ring {
         let mut vnodes: Vec<Vnode> = Vec::new();
         for member in &epoch.members {
             let count = (VNODES * member.weight_percent / 100).max(1);
-            vnodes.extend((0..count).map(|index| Vnode {
-                token: vnode_token(member.placement, index),
-                member: member.id,
-            }));
+            vnodes.extend(
+                (0..count)
+                    .map(|index| Vnode { token: vnode_token(member.placement, index), member: member.id }),
+            );
         }
         vnodes.sort_unstable();
         let wanted = epoch.replicas_per_slot();
-        let replicas = (0..SLOTS as u16).map(|slot| walk(&vnodes, Slot(slot).first_token(), wanted)).collect();
+        let replicas =
+            (0..SLOTS as u16).map(|slot| walk(&vnodes, Slot(slot).first_token(), wanted)).collect();
         let hash = epoch.hash();
         let fingerprint = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
         Ring { epoch, vnodes, replicas, fingerprint }

@@ -215,7 +215,13 @@ impl Machine {
     }
 
     /// Ok: the reply is on its way.
-    fn dispatch(&mut self, now: Now, from: Asker, request: &Request, out: &mut Effects) -> Result<(), Failure> {
+    fn dispatch(
+        &mut self,
+        now: Now,
+        from: Asker,
+        request: &Request,
+        out: &mut Effects,
+    ) -> Result<(), Failure> {
         if let Some(key) = request.operation.key() {
             self.check_key(key)?;
         }
@@ -256,7 +262,9 @@ impl Machine {
         let limit = self.config.limits.key_bytes_max;
         match key.len() {
             0 => Err(Failure::not_applied(Reason::KeyEmpty)),
-            got if got > limit => Err(Failure::not_applied(Reason::KeyTooLong).limit(limit as u64, got as u64)),
+            got if got > limit => {
+                Err(Failure::not_applied(Reason::KeyTooLong).limit(limit as u64, got as u64))
+            }
             _ => Ok(()),
         }
     }
@@ -328,7 +336,9 @@ impl Machine {
         self.check_room(record_bytes(&unstamped), matches!(body, Body::Tombstone))?;
         if naming.is_some() && !self.replica.shard().identities().has_room() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::Overloaded) }
-                .message("this core remembers no more named operations now; operations without a name go on"));
+                .message(
+                    "this core remembers no more named operations now; operations without a name go on",
+                ));
         }
         let version = self.stamp(clock_ms, Token::of(key), key);
         let record = RecordRef { version, ..unstamped };
@@ -370,7 +380,12 @@ impl Machine {
     }
 
     /// Drives an accepted write to its quorum: to every replica of its slot, this one included.
-    fn coordinate(&mut self, accepted: Accepted<'_>, request: &Request, out: &mut Effects) -> Result<(), Failure> {
+    fn coordinate(
+        &mut self,
+        accepted: Accepted<'_>,
+        request: &Request,
+        out: &mut Effects,
+    ) -> Result<(), Failure> {
         let Accepted { from, record, naming, previous } = accepted;
         let slot = Token::of(record.key).slot();
         let sets = self.sets(slot);
@@ -386,8 +401,14 @@ impl Machine {
             }
         }
         let others: Replicas = sets.all().filter(|member| *member != self.config.member).collect();
-        let operation =
-            WriteOperation::new(from, record.version, sets, request.level, request.deadline, WriteKind::Write);
+        let operation = WriteOperation::new(
+            from,
+            record.version,
+            sets,
+            request.level,
+            request.deadline,
+            WriteKind::Write,
+        );
         let attempt = self.coordinator.open(operation);
         if let Some((ticket, replaced)) = own {
             self.wait_for_own(ticket, attempt, replaced, out);
@@ -424,7 +445,10 @@ impl Machine {
         let (taken, replaced) = self.replica.write(&record, None, None, record.version.hlc, false);
         match taken {
             Taken::Held(ticket) => {
-                let alone = ReplicaSets { base: Replicas::from_slice(&[self.config.member]), target: Replicas::new() };
+                let alone = ReplicaSets {
+                    base: Replicas::from_slice(&[self.config.member]),
+                    target: Replicas::new(),
+                };
                 let operation = WriteOperation::new(
                     from,
                     record.version,
@@ -469,7 +493,9 @@ impl Machine {
 
     fn written(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
         let Some(durable) = self.replica.log_mut().written(ticket, now.mono) else { return };
-        while let Some((ticket, attempt, replaced)) = self.own.pop_front_if(|(waits_for, ..)| *waits_for <= durable) {
+        while let Some((ticket, attempt, replaced)) =
+            self.own.pop_front_if(|(waits_for, ..)| *waits_for <= durable)
+        {
             self.wait_for_own(ticket, attempt, replaced, out);
         }
         let (rounds, collected) = self.sweep.durable(&mut self.replica, durable);
@@ -508,7 +534,8 @@ impl Machine {
         }
         match body {
             MessageBody::Write { attempt, record, label } => {
-                let (wait, verdict, replaced) = self.peer_write(clock_ms, slot, configuration, &record, label);
+                let (wait, verdict, replaced) =
+                    self.peer_write(clock_ms, slot, configuration, &record, label);
                 let answer = MessageBody::WriteAnswer { attempt, verdict, replaced };
                 out.after(wait, Effect::Send { to: from, message: self.message(slot, answer) });
             }
@@ -546,8 +573,12 @@ impl Machine {
         }
         self.hlc.observe(record.version.hlc);
         let body = record.value.as_deref().map_or(Body::Tombstone, Body::Value);
-        let borrowed =
-            RecordRef { key: &record.key, version: record.version, expires_at_ms: record.expires_at_ms, body };
+        let borrowed = RecordRef {
+            key: &record.key,
+            version: record.version,
+            expires_at_ms: record.expires_at_ms,
+            body,
+        };
         let (taken, replaced) = self.replica.write(&borrowed, label, None, record.version.hlc, true);
         match taken {
             Taken::Held(ticket) => (Some(ticket), Verdict::Held, replaced),

@@ -43,7 +43,11 @@ pub fn page(shard: &Shard, range: &ScanRange, at: Hlc) -> Page {
 }
 
 fn scanned(token: Token, record: &RecordRef<'_>, omit_value: bool, at: Hlc) -> ScannedRecord {
-    ScannedRecord { token, key: Bytes::copy_from_slice(record.key), answer: read_answer(Some(*record), !omit_value, at) }
+    ScannedRecord {
+        token,
+        key: Bytes::copy_from_slice(record.key),
+        answer: read_answer(Some(*record), !omit_value, at),
+    }
 }
 
 /// What a reader at the clock reading `at` is told of a record.

@@ -59,7 +59,11 @@ impl Sweep {
         for slot in found.dead.chunk_by(|(a, ..), (b, ..)| a.slot() == b.slot()) {
             let number = slot[0].0.slot();
             if sets(number).all().nth(1).is_none() {
-                self.begin_round(replica, number, slot.iter().map(|(_, key, version)| (key.clone(), *version)).collect());
+                self.begin_round(
+                    replica,
+                    number,
+                    slot.iter().map(|(_, key, version)| (key.clone(), *version)).collect(),
+                );
             }
         }
         self.at = found.next.map(|(token, key)| (token, Some(key)));
@@ -81,12 +85,23 @@ impl Sweep {
         (rounds, records)
     }
 
-    fn begin_round(&mut self, replica: &mut Replica, slot: Slot, listed: Vec<(Bytes, crate::types::Version)>) {
+    fn begin_round(
+        &mut self,
+        replica: &mut Replica,
+        slot: Slot,
+        listed: Vec<(Bytes, crate::types::Version)>,
+    ) {
         let mark = replica.shard().mark(slot);
-        let last = self.waiting.iter().rev().find(|(_, round)| round.slot == slot).map_or(mark.round, |(_, r)| r.round);
+        let last = self
+            .waiting
+            .iter()
+            .rev()
+            .find(|(_, round)| round.slot == slot)
+            .map_or(mark.round, |(_, r)| r.round);
         let c = mark.configuration;
         let round = if last.c == c { Round { c, i: last.i + 1 } } else { Round { c, i: 1 } };
-        let floor = listed.iter().map(|(_, version)| *version).max().expect("a round lists at least one record");
+        let floor =
+            listed.iter().map(|(_, version)| *version).max().expect("a round lists at least one record");
         let collection = Collection { slot, round, floor, listed };
         let ticket = replica.collect(&collection);
         self.waiting.push_back((ticket, collection));
@@ -97,22 +112,23 @@ fn find(replica: &Replica, from: &(Token, Option<Bytes>), at: Hlc) -> Found {
     let mut found = Found { dead: Vec::new(), expired: Vec::new(), next: None };
     let (mut records, mut key_bytes) = (0, 0);
     let mut last = None;
-    let walked = replica.shard().table().walk((from.0, from.1.as_deref()), Token(u64::MAX), |token, record| {
-        records += 1;
-        last = Some((token, record.key));
-        if record.is_dead(at) {
-            let key = Bytes::copy_from_slice(record.key);
-            key_bytes += key.len();
-            if matches!(record.body, Body::Value(_)) {
-                found.expired.push((token, key.clone()));
+    let walked =
+        replica.shard().table().walk((from.0, from.1.as_deref()), Token(u64::MAX), |token, record| {
+            records += 1;
+            last = Some((token, record.key));
+            if record.is_dead(at) {
+                let key = Bytes::copy_from_slice(record.key);
+                key_bytes += key.len();
+                if matches!(record.body, Body::Value(_)) {
+                    found.expired.push((token, key.clone()));
+                }
+                found.dead.push((token, key, record.version));
             }
-            found.dead.push((token, key, record.version));
-        }
-        match records < STEP_RECORDS && key_bytes < STEP_KEY_BYTES {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        }
-    });
+            match records < STEP_RECORDS && key_bytes < STEP_KEY_BYTES {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
     if walked.is_break() {
         found.next = last.map(|(token, key)| (token, Bytes::copy_from_slice(key)));
     }

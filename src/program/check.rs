@@ -23,7 +23,7 @@ const MEMLOCK_BYTES_PER_CORE: u64 = 4 << 20;
 const OPEN_FILES_ENOUGH: u64 = 65_536;
 /// Log, spare and one part of a core with little data, bytes.
 const DISK_BYTES_PER_CORE: u64 = 64 << 20;
-/// Disk that a full memory needs at most, tenths of it: ENGINE.md "Snapshots".
+/// Disk that a full memory needs at most, tenths of it: the records once in parts, once in the log, and the part in work.
 const DISK_TENTHS_OF_MEMORY: u64 = 22;
 /// A flush slower than this makes deadlines short, microseconds.
 const FLUSH_US_SLOW: u64 = 10_000;
@@ -270,10 +270,6 @@ fn data_dir(settings: &Settings, cores: usize) -> Vec<Finding> {
 fn file_system(kind: &FileSystem, allowed: bool) -> Finding {
     match kind.fitness {
         Fitness::Fit => Finding::ok("file system", kind.name.as_str()),
-        Fitness::Untried => {
-            let fix = "nothing is known against it, but only ext4 and XFS are tested";
-            Finding::new("file system", Verdict::Warning, kind.name.as_str(), fix)
-        }
         Fitness::Unfit(reason) => {
             let verdict = if allowed { Verdict::Warning } else { Verdict::Impossible };
             let fix = "put the data on ext4 or XFS with --data-dir, or accept the loss with --allow-any-fs";
@@ -397,7 +393,6 @@ mod tests {
         assert_eq!(file_system(&tmpfs, false).verdict, Verdict::Impossible);
         assert_eq!(file_system(&tmpfs, true).verdict, Verdict::Warning);
         assert_eq!(file_system(&FileSystem::from_magic(0xEF53), false).verdict, Verdict::Ok);
-        assert_eq!(file_system(&FileSystem::from_magic(0x9123_683E), false).verdict, Verdict::Warning);
     }
 
     #[test]

@@ -56,7 +56,8 @@ enum Command {
         flags: Flags,
     },
     /// Run a cluster on this machine, to try things; Ctrl-C stops it
-    #[command(after_help = "Examples:\n  ringcore dev\n  ringcore dev -- --cores 2 --log-level debug")]
+    #[command(after_help = "Examples:\n  ringcore dev\n  ringcore dev -- --cores 2 --log-level debug\n\n\
+        RINGCORE_* variables are not passed on to the nodes.")]
     Dev {
         #[command(flatten)]
         flags: DevFlags,
@@ -183,7 +184,7 @@ pub fn command_line() -> clap::Command {
 fn with_settings(flags: &Flags, act: impl FnOnce(&Settings, &Machine) -> Exit) -> Exit {
     let machine = Machine::of_this_process();
     let gathered = Gathered::new(flags, env::vars_os());
-    match gathered.and_then(|gathered| Settings::new(gathered, &machine)) {
+    match gathered.and_then(|gathered| Settings::new(&gathered, &machine)) {
         Ok(settings) => act(&settings, &machine),
         Err(refusals) => exit::refuse(&refusals),
     }

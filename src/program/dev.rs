@@ -16,13 +16,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::exit::{self, Exit, Refusal};
 use super::file_system::{FileSystem, Fitness};
+use super::setting::{Key, setting};
 use super::stop;
 
 /// The usual ports, and how far apart those of the next try are.
 const PORTS: [u16; 3] = [7717, 7718, 7719];
 const PORTS_STEP: u16 = 10;
 const PORTS_TRIES: u16 = 100;
-/// How long a node may take to stop: its own limit, DESIGN.md §10.
+/// How long a node may take to stop: its own limit.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How often child and signals are looked at.
 const GLANCE: Duration = Duration::from_millis(25);
@@ -30,6 +31,9 @@ const GLANCE: Duration = Duration::from_millis(25);
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// When to say that a start takes long.
 const LONG_START: Duration = Duration::from_secs(10);
+/// Settings of a node that are ours to choose.
+const OURS: [Key; 7] =
+    [Key::Name, Key::DataDir, Key::Listen, Key::PeerListen, Key::AdminListen, Key::Bootstrap, Key::Join];
 
 /// What `dev` can be told.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
@@ -72,6 +76,12 @@ fn start(flags: &DevFlags) -> Result<(Child, Ports), Refusal> {
     if flags.nodes != 1 {
         let what = format!("--nodes {}: this version runs clusters of one node only", flags.nodes);
         return Err(Refusal::new(Exit::SETTING, what).fix("fix: leave --nodes away"));
+    }
+    let ours = OURS.map(|key| format!("--{}", setting(key).flag().expect("only limits have none")));
+    let names = |argument: &String| ours.iter().any(|flag| argument.split('=').next() == Some(flag));
+    if let Some(argument) = flags.start.iter().find(|argument| names(argument)) {
+        let what = format!("{argument}: `dev` chooses this itself");
+        return Err(Refusal::new(Exit::USAGE, what).fix("fix: leave it away, or run `ringcore start`"));
     }
     let dir = flags.dir.join("n1");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -224,7 +234,7 @@ fn find(program: &str, path: Option<std::ffi::OsString>, own: Option<PathBuf>) -
 fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
     let client = loopback(ports.client);
     let mut text = format!(
-        "\nA cluster of one node is ready.\n  clients      {client}\n  status page  http://{}/\n",
+        "\nA cluster of one node is ready.\n  clients  {client}\n  metrics  http://{}/metrics\n",
         loopback(ports.admin)
     );
     if let Some(ringctl) = find("ringctl") {
@@ -251,13 +261,21 @@ fn greeting(ports: Ports, find: impl Fn(&str) -> Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// A node that ends with `code` when it is told to stop. It waits on a pipe that nobody writes to.
     fn shell(script: &str) -> Child {
         let mut command = Command::new("sh");
-        command.args(["-c", script]).stdin(std::process::Stdio::piped()).process_group(0);
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         command.spawn().unwrap()
+    }
+
+    /// A node that answers SIGTERM with `reaction`, and waits: it reads from a pipe that nobody writes to.
+    fn waiting(reaction: &str) -> Child {
+        let mut child = shell(&format!("trap '{reaction}' TERM; echo up; while read line; do :; done"));
+        let mut up = [0; 3];
+        child.stdout.as_mut().expect("it is piped").read_exact(&mut up).unwrap();
+        child
     }
 
     fn unused_ports() -> Ports {
@@ -290,6 +308,15 @@ mod tests {
     }
 
     #[test]
+    fn what_dev_chooses_cannot_be_chosen_for_the_node() {
+        for argument in ["--listen", "--admin-listen=off", "--data-dir=/x"] {
+            let flags = DevFlags { nodes: 1, dir: "/nonexistent".into(), start: vec![argument.into()] };
+            let refusal = start(&flags).unwrap_err();
+            assert_eq!((refusal.exit, refusal.what.contains(argument)), (Exit::USAGE, true), "{refusal}");
+        }
+    }
+
+    #[test]
     fn a_node_that_fails_passes_its_code_on() {
         let exit = supervise(shell("exit 78"), unused_ports(), STOP_GRACE, || false, |_| ()).unwrap();
         assert_eq!(exit, Exit::SETTING);
@@ -297,33 +324,50 @@ mod tests {
         assert_eq!(exit, Exit::FAILURE);
     }
 
+    /// Answers one question to a node's admin port.
+    fn answer(mut stream: TcpStream, status: &str) -> io::Result<()> {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            request.extend(byte);
+        }
+        assert!(request.starts_with(b"GET /readyz HTTP/1.1\r\n"));
+        write!(stream, "HTTP/1.1 {status}\r\n\r\n")
+    }
+
     #[test]
     fn a_ready_node_is_announced_once_and_told_to_stop() {
         let admin = TcpListener::bind(loopback(0)).unwrap();
         let ports = Ports { admin: admin.local_addr().unwrap().port(), ..unused_ports() };
-        let server = thread::spawn(move || {
-            for answer in ["503 Service Unavailable", "200 OK"] {
-                let (mut stream, _) = admin.accept().unwrap();
-                let mut request = [0; 24];
-                stream.read_exact(&mut request).unwrap();
-                assert_eq!(&request, b"GET /readyz HTTP/1.1\r\nHo");
-                write!(stream, "HTTP/1.1 {answer}\r\n\r\n").unwrap();
-            }
+        let (announced, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let exit = thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in admin.incoming() {
+                    if announced.load(Ordering::Relaxed) > 0 {
+                        break;
+                    }
+                    let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+                    // On a busy machine the asker gives up and asks again.
+                    answer(stream.unwrap(), if first { "503 Service Unavailable" } else { "200 OK" }).ok();
+                }
+            });
+            let child = waiting("exit 7");
+            let stop = || announced.load(Ordering::Relaxed) > 0;
+            let count = |_| {
+                announced.fetch_add(1, Ordering::Relaxed);
+            };
+            let exit = supervise(child, ports, STOP_GRACE, stop, count);
+            TcpStream::connect(loopback(ports.admin)).unwrap();
+            exit
         });
-        let announced = AtomicBool::new(false);
-        let child = shell("trap 'exit 7' TERM; while :; do read line; done");
-        let asked = || announced.load(Ordering::Relaxed);
-        let exit = supervise(child, ports, STOP_GRACE, asked, |_| announced.store(true, Ordering::Relaxed));
-        server.join().unwrap();
-        assert_eq!(exit.unwrap(), Exit(7));
+        assert_eq!((exit.unwrap(), announced.into_inner()), (Exit(7), 1));
+        assert!(asked.into_inner() > 1, "the first answer was no");
     }
 
     #[test]
     fn a_node_that_does_not_stop_is_ended() {
-        let mut child = shell("trap '' TERM; echo ready; while :; do read line; done");
-        let grace = Duration::from_millis(1);
-        child.stdin.as_mut().expect("it is piped");
-        let exit = stop_child(child, grace).unwrap();
+        let exit = stop_child(waiting(""), Duration::from_millis(1)).unwrap();
         assert_eq!(exit, Exit::FAILURE);
     }
 
@@ -345,7 +389,9 @@ mod tests {
         let ports = Ports { client: 7727, peer: 7728, admin: 7729 };
         let text = greeting(ports, |_| None);
         assert!(
-            text.contains("http://127.0.0.1:7729/") && !text.contains("Python") && !text.contains("grpcurl")
+            text.contains("http://127.0.0.1:7729/metrics\n")
+                && !text.contains("Python")
+                && !text.contains("grpcurl")
         );
         let text = greeting(ports, |program| Some(format!("/opt/{program}")));
         for line in [

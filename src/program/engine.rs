@@ -102,7 +102,9 @@ fn refusal(settings: &Settings, error: NodeError) -> Refusal {
             _ => Refusal::new(Exit::FAILURE, what).fix("fix: stop who uses the port, or choose another"),
         },
         NodeError::Open(error) => data_refusal(settings, error),
-        NodeError::Start(_) | NodeError::System(_) | NodeError::Panicked(_) => Refusal::new(Exit::FAILURE, what),
+        NodeError::Start(_) | NodeError::System(_) | NodeError::Panicked(_) => {
+            Refusal::new(Exit::FAILURE, what)
+        }
         NodeError::Epoch(_) => Refusal::new(Exit::IO, what),
     }
 }
@@ -112,17 +114,18 @@ fn data_refusal(settings: &Settings, error: OpenError) -> Refusal {
         OpenError::DataDir(DataDirError::OtherName { found, .. }) => settings
             .founding(Some(&found))
             .expect_err("the name that was asked for is not the one that was found"),
-        OpenError::DataDir(error @ (DataDirError::NotOurs { .. } | DataDirError::File(FileError::NotOurs { .. }))) => {
-            Refusal::new(Exit::SETTING, error.to_string()).fix("fix: start with another --data-dir")
-        }
+        OpenError::DataDir(
+            error @ (DataDirError::NotOurs { .. } | DataDirError::File(FileError::NotOurs { .. })),
+        ) => Refusal::new(Exit::SETTING, error.to_string()).fix("fix: start with another --data-dir"),
         OpenError::Damaged(damage) => {
-            let mut refusal = Refusal::new(Exit::IO, "stored data is damaged: acknowledged writes may be unreadable");
+            let mut refusal =
+                Refusal::new(Exit::IO, "stored data is damaged: acknowledged writes may be unreadable");
             for damage in damage {
                 refusal = refusal.fix(damage.to_string());
             }
-            refusal
-                .fix("look: ringcore wal verify DIR, ringcore wal dump DIR")
-                .fix("fix: restore a copy; or go on without what is unreadable: --accept-data-loss, for one start")
+            refusal.fix("look: ringcore wal verify DIR, ringcore wal dump DIR").fix(
+                "fix: restore a copy; or go on without what is unreadable: --accept-data-loss, for one start",
+            )
         }
         error => Refusal::new(Exit::IO, error.to_string()),
     }

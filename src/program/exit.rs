@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// An exit code of the node's program, DESIGN.md §10. The unit of systemd relies on them: see `generate systemd`.
+/// An exit code of the node's program. The unit of systemd relies on them: see `generate systemd`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exit(pub u8);
 

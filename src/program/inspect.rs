@@ -19,7 +19,7 @@ pub enum Output {
     Json,
 }
 
-/// What recovery would say of a place in the log, ENGINE.md "Recovery".
+/// What recovery would say of a place in the log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {

@@ -1,13 +1,11 @@
 //! What the text of each setting may be. One function a kind of value; knows nothing of where the text came from.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::quantity::{parse_bytes, parse_duration_ms};
-use super::settings::{
-    CORES_MAX, Cores, Durability, HostPort, LOCALHOST, LogFormat, MEMORY_BYTES_MIN, REPLICATION_MAX,
-};
+use super::settings::{CORES_MAX, Cores, Durability, HostPort, LogFormat, MEMORY_BYTES_MIN, REPLICATION_MAX};
 
 /// What a message carries besides one key and one value, bytes: field numbers, ids, level, session entries.
 pub(super) const MESSAGE_BYTES_SPARE: usize = 4_096;
@@ -80,7 +78,8 @@ pub(super) fn label(text: &str) -> Parsed<String> {
 
 pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-    let local = local.map(|port| SocketAddr::new(LOCALHOST, port));
+    // Whatever a resolver would say: asking one could block.
+    let local = local.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let Some(address) = text.parse().ok().or(local) else {
         return Err(malformed(
             "is not an IP address with a port",
@@ -274,7 +273,7 @@ pub(super) fn message_bytes(text: &str) -> Parsed<usize> {
 }
 
 pub(super) fn batch_keys(text: &str) -> Parsed<usize> {
-    within(whole(text)?, 1, BATCH_KEYS_MAX, "keys")
+    within(whole(text)?, 1, BATCH_KEYS_MAX, "keys").map(word)
 }
 
 pub(super) fn ttl(text: &str) -> Parsed<u64> {
@@ -287,22 +286,26 @@ pub(super) fn deadline(text: &str) -> Parsed<u64> {
 
 fn duration(text: &str, most: u64) -> Parsed<u64> {
     let ms = parse_duration_ms(text).map_err(|what| malformed(what, "write a duration like 10s"))?;
-    within(ms, 1, most, "ms").map(|ms| ms as u64)
+    within(ms, 1, most, "ms")
 }
 
 fn size(text: &str, least: u64, most: u64) -> Parsed<usize> {
     let bytes = parse_bytes(text).map_err(|what| malformed(what, "write a size like 64KiB"))?;
-    within(bytes, least, most, "bytes")
+    within(bytes, least, most, "bytes").map(word)
 }
 
-fn within(number: u64, least: u64, most: u64, unit: &str) -> Parsed<usize> {
+fn within(number: u64, least: u64, most: u64, unit: &str) -> Parsed<u64> {
     if number < least || number > most {
         return Err(impossible(
             format!("{number} {unit} cannot be"),
             format!("{least} to {most} {unit} can"),
         ));
     }
-    Ok(usize::try_from(number).expect("limits fit into a word"))
+    Ok(number)
+}
+
+fn word(number: u64) -> usize {
+    usize::try_from(number).expect("limits of memory fit into a word")
 }
 
 fn whole(text: &str) -> Parsed<u64> {

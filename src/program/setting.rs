@@ -210,7 +210,7 @@ pub const SETTINGS: [Setting; 26] = [
         Form::Text,
         "IP:PORT|off",
         Fallback::Text("127.0.0.1:7719"),
-        "Where metrics, probes and the status page are served (HTTP); off serves none.",
+        "Where metrics and probes are served (HTTP); off serves none.",
     ),
     row(
         Key::Advertise,
@@ -245,7 +245,7 @@ pub const SETTINGS: [Setting; 26] = [
         Group::Cluster,
         Form::List,
         "HOST:PORT,...",
-        Fallback::Words("none", "n1.example.net:7718"),
+        Fallback::Words("none", "n2.example.net:7718"),
         "Join the cluster of these nodes, by their peer addresses; one that answers is enough. Ignored once the data \
          directory belongs to a member.",
     ),

@@ -58,7 +58,7 @@ pub struct Given {
 impl Given {
     /// The setting as the one who gave it wrote it, so that it can be found again.
     pub fn subject(&self, row: &Setting) -> String {
-        let text = &self.text;
+        let text = if self.text.is_empty() { "\"\"" } else { self.text.as_str() };
         match (&self.origin, row.flag()) {
             (Origin::Flag, Some(flag)) if row.form == Form::Switch && text == "true" => format!("--{flag}"),
             (Origin::Flag, Some(flag)) => format!("--{flag} {text}"),
@@ -267,9 +267,13 @@ fn read_environment(
     (variables, refusals)
 }
 
-/// Kubernetes gives every pod variables for each service: `RINGCORE_SERVICE_HOST`, `RINGCORE_PORT_7717_TCP`.
+/// Kubernetes gives every pod variables for each service whose name begins so: `RINGCORE_SERVICE_HOST`,
+/// `RINGCORE_PEERS_PORT_7718_TCP`.
 fn is_service_link(name: &str) -> bool {
-    name.starts_with("RINGCORE_SERVICE_") || name == "RINGCORE_PORT" || name.starts_with("RINGCORE_PORT_")
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
 }
 
 impl clap::Args for Flags {
@@ -395,7 +399,7 @@ mod tests {
         let variables = [
             ("RINGCORE_LISEN", "x"),
             ("RINGCORE_SERVICE_HOST", "x"),
-            ("RINGCORE_PORT_7717_TCP", "x"),
+            ("RINGCORE_PEERS_PORT_7717_TCP", "x"),
             ("RINGCORE_NAME", "n1"),
             ("RINGCORE_ZONE", ""),
             ("OTHER", "x"),

@@ -7,7 +7,7 @@ use super::trace;
 
 /// Runs a node until it is told to stop.
 pub fn run(settings: &Settings) -> Exit {
-    let _trace = match trace::init(settings) {
+    let trace = match trace::init(settings) {
         Ok(trace) => trace,
         Err(refusal) => return exit::refuse(&[refusal]),
     };
@@ -20,7 +20,10 @@ pub fn run(settings: &Settings) -> Exit {
     if settings.accept_data_loss {
         tracing::warn!("accept_data_loss is on: damaged writes are given up; take it away after this start");
     }
-    match engine::run_node(settings) {
+    let outcome = engine::run_node(settings);
+    // What was traced stands before the sentence that ends it all.
+    drop(trace);
+    match outcome {
         Ok(()) => Exit::OK,
         Err(refusal) => exit::refuse(&[refusal]),
     }

@@ -46,7 +46,7 @@ pub fn init(settings: &Settings) -> Result<Trace, Refusal> {
     let outcome = if json {
         subscriber.json().flatten_event(true).with_current_span(false).try_init()
     } else {
-        subscriber.with_ansi(colour).with_target(settings.log_level != "info").try_init()
+        subscriber.with_ansi(colour).try_init()
     };
     outcome
         .map_err(|error| Refusal::new(Exit::FAILURE, format!("diagnostics cannot be turned on: {error}")))?;

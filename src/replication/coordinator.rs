@@ -73,7 +73,14 @@ pub struct Coordinator {
 
 impl WriteOperation {
     /// A write that nobody is known to hold yet.
-    pub fn new(asker: Asker, version: Version, sets: ReplicaSets, level: Level, deadline: Mono, kind: WriteKind) -> Self {
+    pub fn new(
+        asker: Asker,
+        version: Version,
+        sets: ReplicaSets,
+        level: Level,
+        deadline: Mono,
+        kind: WriteKind,
+    ) -> Self {
         WriteOperation {
             asker,
             version,
@@ -146,8 +153,15 @@ impl Coordinator {
     pub fn expire(&mut self, now: Mono) -> Vec<Asker> {
         // Open operations are few (what is in flight), so looking at each once per tick costs less than a wheel's
         // insertion and removal per operation.
-        let late: Vec<OperationKey> =
-            self.operations.iter().filter(|(_, operation)| operation.deadline <= now).map(|(key, _)| key).collect();
-        late.into_iter().filter_map(|key| self.operations.remove(key)).map(|operation| operation.asker).collect()
+        let late: Vec<OperationKey> = self
+            .operations
+            .iter()
+            .filter(|(_, operation)| operation.deadline <= now)
+            .map(|(key, _)| key)
+            .collect();
+        late.into_iter()
+            .filter_map(|key| self.operations.remove(key))
+            .map(|operation| operation.asker)
+            .collect()
     }
 }

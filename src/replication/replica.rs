@@ -104,7 +104,9 @@ impl Replica {
         let (held, wait) = self.read(token, record.key);
         let replaced = held.map_or_else(Replaced::default, |held| Replaced {
             version: held.version,
-            value: held.live_value(at).map(|old| if previous { Bytes::copy_from_slice(old) } else { Bytes::new() }),
+            value: held
+                .live_value(at)
+                .map(|old| if previous { Bytes::copy_from_slice(old) } else { Bytes::new() }),
         });
         match self.shard.admit(token, record, label) {
             Admission::Wins => {}

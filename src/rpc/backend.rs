@@ -9,7 +9,7 @@ use std::rc::Rc;
 /// One core's way into the node. A handle: cloned per connection and per call, so cloning must be as cheap as an `Rc`.
 pub trait Backend: Clone + 'static {
     /// Waits for the answer to a request that is already on its way. Dropping it gives up the answer, not the request.
-    type Reply: Future<Output = Reply> + Unpin + 'static;
+    type Reply: Future<Output = Reply> + 'static;
     /// Completes at its time, at most one tick late. May be polled often and dropped early, both in O(1).
     type Sleep: Future<Output = ()> + 'static;
 
@@ -80,9 +80,9 @@ pub struct View {
     pub replication: u32,
     /// Index into `members` of this node.
     pub own: usize,
-    /// Every member of the epoch.
+    /// Every member of the epoch; before this node is in one, itself alone.
     pub members: Vec<MemberView>,
-    /// `replication` indexes into `members` for each slot, in preference order.
+    /// `replication` indexes into `members` for each slot, in preference order; empty while `replication` is 0.
     pub slot_replicas: Vec<u16>,
 }
 

@@ -1,14 +1,17 @@
 //! Bytes in flight: what requests and answers of one core hold in memory, bounded per core and per connection. Knows
 //! nothing of what the bytes are.
 
+use super::stats::Counters;
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
-/// One core's budget.
+/// One core's budget. What is held is the core's counter itself: metrics read what decides.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: usize,
-    bytes: Cell<usize>,
+    counters: Arc<[Counters]>,
+    core: usize,
 }
 
 /// One connection's share of its core's budget.
@@ -29,12 +32,8 @@ pub(crate) struct Held {
 }
 
 impl Budget {
-    pub(crate) fn new(bytes_max: usize) -> Rc<Budget> {
-        Rc::new(Budget { bytes_max, bytes: Cell::new(0) })
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
+    pub(crate) fn new(bytes_max: usize, counters: Arc<[Counters]>, core: usize) -> Rc<Budget> {
+        Rc::new(Budget { bytes_max, counters, core })
     }
 
     /// A share for one more connection: a quarter at most, so that one connection cannot starve the others.
@@ -45,6 +44,14 @@ impl Budget {
             bytes: Cell::new(0),
             progress: Cell::new(false),
         })
+    }
+
+    fn bytes(&self) -> usize {
+        self.counters[self.core].bytes_in_flight.get() as usize
+    }
+
+    fn set_bytes(&self, bytes: usize) {
+        self.counters[self.core].bytes_in_flight.set(bytes as u64);
     }
 }
 
@@ -65,7 +72,7 @@ impl Share {
 
     fn add(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes);
-        self.budget.bytes.set(self.budget.bytes.get() + bytes);
+        self.budget.set_bytes(self.budget.bytes() + bytes);
     }
 }
 
@@ -75,7 +82,7 @@ impl Held {
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let fits = |held: usize, max: usize| held.checked_add(bytes).is_some_and(|sum| sum <= max);
         let (share, budget) = (&self.share, &self.share.budget);
-        if !fits(share.bytes.get(), share.bytes_max) || !fits(budget.bytes.get(), budget.bytes_max) {
+        if !fits(share.bytes.get(), share.bytes_max) || !fits(budget.bytes(), budget.bytes_max) {
             return false;
         }
         share.add(bytes);
@@ -103,9 +110,9 @@ impl Drop for Held {
             return;
         }
         let (share, budget) = (&self.share, &self.share.budget);
-        assert!(share.bytes.get() >= self.bytes && budget.bytes.get() >= self.bytes, "given back once");
+        assert!(share.bytes.get() >= self.bytes && budget.bytes() >= self.bytes, "given back once");
         share.bytes.set(share.bytes.get() - self.bytes);
-        budget.bytes.set(budget.bytes.get() - self.bytes);
+        budget.set_bytes(budget.bytes() - self.bytes);
         share.progress.set(true);
     }
 }
@@ -114,9 +121,13 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn budget(bytes_max: usize) -> Rc<Budget> {
+        Budget::new(bytes_max, Arc::new([Counters::new()]), 0)
+    }
+
     #[test]
     fn one_connection_takes_a_quarter_and_four_take_all() {
-        let budget = Budget::new(400);
+        let budget = budget(400);
         let shares: Vec<_> = (0..5).map(|_| budget.share()).collect();
         let mut held: Vec<_> = shares.iter().map(Share::hold).collect();
         assert!(!held[0].grow(101));
@@ -132,7 +143,7 @@ mod tests {
 
     #[test]
     fn split_parts_are_given_back_apart() {
-        let budget = Budget::new(400);
+        let budget = budget(400);
         let share = budget.share();
         let mut whole = share.hold();
         assert!(whole.grow(10));
@@ -147,7 +158,7 @@ mod tests {
 
     #[test]
     fn answers_overdraw_and_requests_then_wait() {
-        let budget = Budget::new(40);
+        let budget = budget(40);
         let share = budget.share();
         let mut answer = share.hold();
         answer.grow_over(100);
@@ -158,7 +169,7 @@ mod tests {
 
     #[test]
     fn overflow_is_a_refusal() {
-        let share = Budget::new(usize::MAX).share();
+        let share = budget(usize::MAX).share();
         let mut held = share.hold();
         assert!(held.grow(8));
         assert!(!held.grow(usize::MAX - 4));

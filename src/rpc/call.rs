@@ -20,6 +20,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use tonic::{Code, Status};
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Nothing can be done within a microsecond: such a deadline is past on arrival.
+const DEADLINE_NS_MIN: u64 = 1_000;
+
 /// A call in progress, or one operation of a pipeline.
 pub(crate) struct Call<B: Backend> {
     pub(crate) server: Rc<Server<B>>,
@@ -199,11 +204,6 @@ impl<B: Backend> Call<B> {
     }
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
-/// Nothing can be done within a microsecond: such a deadline is past on arrival.
-const DEADLINE_NS_MIN: u64 = 1_000;
-
 /// HTTP's part of every gRPC answer, failures included.
 pub(crate) fn accepted(body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
@@ -323,7 +323,8 @@ mod tests {
     #[test]
     fn no_timeout_is_the_default_and_a_long_or_unreadable_one_the_longest() {
         assert_eq!(timeout_ms(None), 10_000);
-        for value in ["", "S", "abc", "-1S", "1x", "1", " 1S", "1 S", "999999999S", "61S", "1H", "99999999H"] {
+        for value in ["", "S", "abc", "-1S", "1x", "1", " 1S", "1 S", "999999999S", "61S", "1H", "99999999H"]
+        {
             assert_eq!(timeout_ms(Some(value)), 60_000, "{value:?}");
         }
     }

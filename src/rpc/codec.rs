@@ -15,6 +15,9 @@ use tonic::Code;
 /// Bytes before each message: a flag and the length, u32 big-endian.
 const PREFIX_BYTES: usize = 5;
 
+/// Advice to who met a spent budget: by then most of what was in flight is answered.
+const RETRY_AFTER_MS: u32 = 100;
+
 /// Reads messages from a request's body.
 pub(crate) struct Messages<T> {
     body: T,
@@ -101,7 +104,9 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
             return Poll::Ready(Ok(()));
         };
         if !self.held.grow(data.len()) {
-            return Poll::Ready(Err(Failure::not_applied(Reason::Overloaded).into()));
+            let overloaded = Failure::not_applied(Reason::Overloaded);
+            let failure = Failure { retry_after_ms: RETRY_AFTER_MS, ..overloaded };
+            return Poll::Ready(Err(failure.into()));
         }
         self.gathered.extend_from_slice(&self.chunk);
         self.chunk = data;
@@ -207,4 +212,122 @@ fn occurrences(mut message: &[u8], path: &[u32]) -> Option<usize> {
         }
     }
     Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::Budget;
+    use super::super::proto::v1;
+    use super::super::stats::Counters;
+    use super::*;
+    use crate::types::prng::Prng;
+    use futures_util::FutureExt;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    const MESSAGE_BYTES_MAX: usize = 1_000;
+
+    type Outcome = Result<Vec<Bytes>, Refusal>;
+
+    /// All messages of a body that comes in these pieces.
+    fn read(pieces: Vec<Bytes>) -> Outcome {
+        let counters: Arc<[Counters]> = Arc::new([Counters::new()]);
+        let share = Budget::new(1 << 20, Arc::clone(&counters), 0).share();
+        let frames = pieces.into_iter().map(|piece| Ok::<_, hyper::Error>(Frame::data(piece)));
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let mut messages = Messages::new(body, share.hold(), MESSAGE_BYTES_MAX);
+        let mut found = Vec::new();
+        let outcome = loop {
+            match poll_fn(|cx| messages.poll_next(cx)).now_or_never().expect("nothing waits") {
+                Ok(Some(received)) => found.push(received.bytes),
+                Ok(None) => break Ok(found),
+                Err(refusal) => break Err(refusal),
+            }
+        };
+        drop(messages);
+        assert_eq!(counters[0].bytes_in_flight.get(), 0, "every charge is given back");
+        outcome
+    }
+
+    fn cut(prng: &mut Prng, mut bytes: Bytes) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let length = prng.between(1, 400).min(bytes.len() as u64) as usize;
+            pieces.push(bytes.split_to(length));
+            if prng.chance(100) {
+                pieces.push(Bytes::new());
+            }
+        }
+        pieces
+    }
+
+    #[test]
+    fn messages_come_out_however_the_body_is_cut() {
+        for seed in 0..500 {
+            let mut prng = Prng::new(seed);
+            let count = prng.below(12);
+            let sent: Vec<Bytes> = (0..count)
+                .map(|_| {
+                    let length = prng.below(MESSAGE_BYTES_MAX as u64 + 1) as usize;
+                    (0..length).map(|_| prng.next_u64() as u8).collect()
+                })
+                .collect();
+            let mut body = BytesMut::new();
+            for message in &sent {
+                body.put_u8(0);
+                body.put_u32(message.len() as u32);
+                body.put_slice(message);
+            }
+            let pieces = cut(&mut prng, body.freeze());
+            assert_eq!(read(pieces).expect("well-formed"), sent, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn damaged_body_is_refused_or_read_and_never_more() {
+        for seed in 0..2_000 {
+            let mut prng = Prng::new(seed);
+            let mut body =
+                encode(&v1::GetRequest { key: vec![7; 300].into(), ..Default::default() }).to_vec();
+            for _ in 0..prng.between(1, 4) {
+                let at = prng.below(body.len() as u64) as usize;
+                body[at] ^= 1 << prng.below(8);
+            }
+            body.truncate(prng.between(1, body.len() as u64) as usize);
+            if let Ok(messages) = read(cut(&mut prng, body.into())) {
+                for message in messages {
+                    assert!(message.len() <= MESSAGE_BYTES_MAX, "seed {seed}");
+                    let caps = [Cap { path: &[5, 1], elements_max: 0 }];
+                    drop(decode::<v1::GetRequest>(message, &caps)); // must not panic; either answer will do
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn elements_are_counted_as_prost_makes_them() {
+        for seed in 0..300 {
+            let mut prng = Prng::new(seed);
+            let keys: Vec<Bytes> =
+                (0..prng.below(20)).map(|_| vec![1; prng.below(300) as usize].into()).collect();
+            let batch = v1::BatchReadRequest { keys, level: prng.below(4) as i32, ..Default::default() };
+            let bytes = batch.encode_to_vec();
+            assert_eq!(occurrences(&bytes, &[1]), Some(batch.keys.len()), "seed {seed}");
+            let operation = Some(v1::pipeline_request::Operation::BatchRead(batch.clone()));
+            let nested = v1::PipelineRequest { seq: prng.next_u64(), operation, timeout_ms: 9 };
+            assert_eq!(occurrences(&nested.encode_to_vec(), &[6, 1]), Some(batch.keys.len()), "seed {seed}");
+            assert_eq!(occurrences(&nested.encode_to_vec(), &[7, 1]), Some(0), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn message_in_one_frame_is_not_copied() {
+        let body = encode(&v1::GetRequest { key: Bytes::from_static(b"key"), ..Default::default() });
+        let there = body.as_ptr() as usize;
+        let messages = read(vec![body]).expect("well-formed");
+        let request: v1::GetRequest = decode(messages[0].clone(), &[]).expect("a message");
+        assert!((there..there + 20).contains(&(request.key.as_ptr() as usize)));
+    }
 }

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -68,8 +68,8 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
     let mut sleep = pin!(backend.sleep_until(guard.next));
     let mut stopping = server.stopping.wait();
     let mut leaving = false;
-    let result = poll_fn(|cx| {
-        if !leaving && pin!(&mut stopping).poll(cx).is_ready() {
+    let end = poll_fn(|cx| {
+        if !leaving && Pin::new(&mut stopping).poll(cx).is_ready() {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
@@ -80,17 +80,30 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                Verdict::Close(why) => return Poll::Ready(Err(why.to_owned())),
+                Verdict::Close(why) => return Poll::Ready(Some(End::Closed(why))),
             }
             sleep.set(backend.sleep_until(guard.next));
         }
-        connection.as_mut().poll(cx).map_err(|error| error.to_string())
+        connection.as_mut().poll(cx).map(|result| match result {
+            // A client that was asked to leave may hang up while we still say goodbye.
+            Err(error) if !leaving => Some(End::Broken(error)),
+            Err(_) | Ok(()) => None,
+        })
     })
     .await;
-    if let Err(why) = result {
+    if let Some(end) = end {
         server.counters().connections_failed.add(1);
-        tracing::debug!(%why, "connection failed");
+        tracing::debug!(?end, "connection failed");
     }
+}
+
+/// How a connection fails.
+#[derive(Debug)]
+enum End {
+    /// By our decision.
+    Closed(#[allow(dead_code, reason = "for the trace")] &'static str),
+    /// The client broke HTTP/2's rules, or the connection itself broke.
+    Broken(#[allow(dead_code, reason = "for the trace")] hyper::Error),
 }
 
 fn builder<B: Backend>(server: &Server<B>, calls: Calls<B>) -> Builder<Calls<B>> {
@@ -205,6 +218,5 @@ impl<B: Backend> Drop for Counted<B> {
         let Calls { server, state } = &self.0;
         state.calls.set(state.calls.get() - 1);
         state.active_at.set(server.backend.now().mono);
-        server.counters().bytes_in_flight.set(server.budget.bytes() as u64);
     }
 }

@@ -98,11 +98,7 @@ impl<T: Transport> hyper::rt::Read for Io<T> {
 }
 
 impl<T: Transport> hyper::rt::Write for Io<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         self.admit(cx, |transport, cx| transport.poll_write(cx, &[IoSlice::new(buffer)]), |&n| n)
     }
 

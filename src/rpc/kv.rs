@@ -51,12 +51,8 @@ pub(crate) async fn put<B: Backend>(
         Some(Wire::TtlMs(ms)) => Expiry::InMs(ms),
         Some(Wire::ExpiresAtMs(ms)) => expiry_at(ms)?,
     };
-    let operation = Operation::Put {
-        key: request.key,
-        value: request.value,
-        expiry,
-        previous: request.return_previous,
-    };
+    let operation =
+        Operation::Put { key: request.key, value: request.value, expiry, previous: request.return_previous };
     let identity = OperationId::new(request.client_id, request.request_id);
     let reply = call.submit_as(operation, level(request.level)?, identity, request.done_below);
     let written = written(reply.await)?;

@@ -57,10 +57,7 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<Respo
     };
     let stream = Pipeline {
         messages: call.messages(body),
-        caps: [
-            Cap { path: &[6, 1], elements_max: keys_max },
-            Cap { path: &[7, 1], elements_max: keys_max },
-        ],
+        caps: [Cap { path: &[6, 1], elements_max: keys_max }, Cap { path: &[7, 1], elements_max: keys_max }],
         stopping: call.server.stopping.wait(),
         out: BytesMut::new(),
         out_held: call.share.hold(),
@@ -184,9 +181,7 @@ async fn run<B: Backend>(
     drop(held);
     let (code, result) = match result {
         Ok(result) => (Code::Ok, result),
-        Err(Refusal::Failure(failure)) => {
-            (status::code(failure.reason), Outcome::Error(call.error(failure)))
-        }
+        Err(Refusal::Failure(failure)) => (status::code(failure.reason), Outcome::Error(call.error(failure))),
         Err(Refusal::Protocol(code, message)) => {
             (code, Outcome::Error(v1::Error { code: code as i32, message: message.into(), detail: None }))
         }

@@ -274,7 +274,8 @@ mod tests {
     fn every_service_is_declared_in_a_file() {
         let index = Index::new();
         for (service, _) in SERVICES {
-            let files = files(index.answer(Port::Client, &MessageRequest::FileContainingSymbol(service.into())));
+            let files =
+                files(index.answer(Port::Client, &MessageRequest::FileContainingSymbol(service.into())));
             assert!(!files.is_empty(), "{service}");
         }
     }

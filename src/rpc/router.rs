@@ -186,9 +186,8 @@ fn check_http(request: &Request<Incoming>) -> Result<(), StatusCode> {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
     let content = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let is_proto = |rest: &[u8]| {
-        rest.is_empty() || rest[0] == b';' || rest == b"+proto" || rest.starts_with(b"+proto;")
-    };
+    let is_proto =
+        |rest: &[u8]| rest.is_empty() || rest[0] == b';' || rest == b"+proto" || rest.starts_with(b"+proto;");
     match content.strip_prefix(b"application/grpc") {
         Some(rest) if is_proto(rest) => Ok(()),
         Some(_) | None => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
@@ -205,8 +204,7 @@ async fn dispatch<B: Backend>(
     let backend = &server.backend;
     let deadline = backend.now().mono + call::timeout_ns(request.headers(), backend.limits());
     let view = backend.view();
-    let call =
-        Call { server: Rc::clone(server), share, view, method, deadline, trailer: Cell::new(None) };
+    let call = Call { server: Rc::clone(server), share, view, method, deadline, trailer: Cell::new(None) };
     if let Err(refusal) = check_method(&call, port) {
         return call.refuse(refusal);
     }

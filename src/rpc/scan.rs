@@ -49,9 +49,8 @@ pub(crate) async fn scan<B: Backend>(
         omit_values: request.omit_values,
         dead: false,
     };
-    let replies: Vec<B::Reply> = (0..cores)
-        .map(|core| call.submit_to(CoreId(core), Operation::Scan(range.clone()), level))
-        .collect();
+    let replies: Vec<B::Reply> =
+        (0..cores).map(|core| call.submit_to(CoreId(core), Operation::Scan(range.clone()), level)).collect();
     let mut pages = Vec::with_capacity(replies.len());
     for reply in replies {
         pages.push(page(reply.await)?);
@@ -162,10 +161,8 @@ mod tests {
     fn core_page(all: &[u64], of: impl Fn(u64) -> bool, after: Option<u64>, records_max: usize) -> Page {
         let mut rest = all.iter().copied().filter(|&t| of(t) && after.is_none_or(|after| t > after));
         let records: Vec<_> = rest.by_ref().take(records_max).map(scanned).collect();
-        let covered = rest
-            .next()
-            .and(records.last())
-            .map(|record: &ScannedRecord| (record.token, record.key.clone()));
+        let covered =
+            rest.next().and(records.last()).map(|record: &ScannedRecord| (record.token, record.key.clone()));
         Page { examined: records.len() as u64, records, covered }
     }
 

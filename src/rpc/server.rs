@@ -86,8 +86,11 @@ impl<B: Backend> Server<B> {
     /// A server for the core that `backend` belongs to; `counters` has one entry per core.
     pub fn new(backend: B, settings: Settings, counters: Arc<[Counters]>) -> Rc<Server<B>> {
         assert_eq!(counters.len(), usize::from(backend.cores()), "each core counts for itself");
+        // A request holds its bytes, without progress, until its deadline: that must not count as stalled.
+        assert!(settings.stalled_ms > backend.limits().deadline_ms_max, "slow is not stalled");
+        let core = usize::from(backend.core().0);
         Rc::new(Server {
-            budget: Budget::new(settings.bytes_in_flight_max),
+            budget: Budget::new(settings.bytes_in_flight_max, Arc::clone(&counters), core),
             scratch: io::scratch(),
             stopping: Signal::new(),
             reflection: Index::new(),

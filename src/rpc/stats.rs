@@ -117,7 +117,6 @@ impl Counter {
     pub(crate) fn add(&self, value: u64) {
         self.set(self.get().wrapping_add(value));
     }
-
 }
 
 impl Operation {

@@ -85,10 +85,8 @@ pub fn code(reason: Reason) -> Code {
 pub fn status(failure: &Failure, origin: Origin<'_>) -> Status {
     let code = code(failure.reason);
     let message = failure.to_string();
-    let detail = Any {
-        type_url: DETAIL_TYPE.to_owned(),
-        value: Bytes::from(detail(failure, origin).encode_to_vec()),
-    };
+    let detail =
+        Any { type_url: DETAIL_TYPE.to_owned(), value: Bytes::from(detail(failure, origin).encode_to_vec()) };
     let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![detail] };
     Status::with_details(code, message, Bytes::from(details.encode_to_vec()))
 }

@@ -2,7 +2,8 @@
 //!
 //! glommio's wakers may be freed twice when their last copy is dropped on a foreign thread, and each foreign wake takes
 //! a lock of the process. A channel of one token whose two ends were joined on the listening executor does neither:
-//! ringing is a store, and a system call only if the listener is asleep.
+//! ringing is a store, and a system call only if the listener is asleep. Making a bell leaks a few hundred bytes, and
+//! the first one of an executor keeps its eventfd open until the process ends: bells are made at start, not as one goes.
 
 use futures_util::future::join;
 use glommio::GlommioError;

@@ -63,7 +63,11 @@ impl Calls {
             }
         };
         let uses = self.places[place as usize].uses;
-        Asker((u64::from(self.core.0) << (PLACE_BITS + USE_BITS)) | (u64::from(uses) << PLACE_BITS) | u64::from(place))
+        Asker(
+            (u64::from(self.core.0) << (PLACE_BITS + USE_BITS))
+                | (u64::from(uses) << PLACE_BITS)
+                | u64::from(place),
+        )
     }
 
     /// A reply has come: the waker of who waits for it, and when the call began. None: it was given up, or answered by

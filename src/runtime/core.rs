@@ -149,7 +149,8 @@ impl Core {
     pub(crate) fn new(parts: CoreParts) -> Core {
         let CoreParts { id, cores, machine, outbox, ticker, queues, disk, dir, flush, shared, view } = parts;
         let log = LogWriter::new(disk.clone(), dir.clone(), flush);
-        let histogram = || Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("bounds and digits are in range");
+        let histogram =
+            || Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("bounds and digits are in range");
         let measured = Measured {
             latencies: histogram(),
             flushes: histogram(),
@@ -475,7 +476,8 @@ impl Backend for Core {
                 inner.measured.borrow_mut().hops += 1;
                 let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
                 inner.unposted.ring();
-                sent.is_err().then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
+                sent.is_err()
+                    .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
             }
             Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
             Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),

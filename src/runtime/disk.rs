@@ -457,7 +457,7 @@ mod tests {
                     && read[8_192..12_288] == [9; 4_096]
                     && read[12_288..] == data[12_288..]
             );
-            assert_eq!(disk.read(&file, data.len() as u64, 4_096).await.unwrap(), []);
+            assert_eq!(disk.read(&file, data.len() as u64, 4_096).await.unwrap(), Vec::<u8>::new());
         });
     }
 
@@ -470,7 +470,7 @@ mod tests {
             assert_eq!(disk.len(&file).await.unwrap(), 5_000);
             assert_eq!(disk.read(&file, 0, 8_192).await.unwrap(), pattern(8_192)[..5_000]);
             assert_eq!(disk.read(&file, 4_096, 4_096).await.unwrap(), pattern(8_192)[4_096..5_000]);
-            assert_eq!(disk.read(&file, 8_192, 4_096).await.unwrap(), []);
+            assert_eq!(disk.read(&file, 8_192, 4_096).await.unwrap(), Vec::<u8>::new());
         });
     }
 

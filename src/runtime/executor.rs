@@ -179,10 +179,12 @@ pub enum StartError {
         cpu: usize,
     },
     /// Not ready in time.
-    #[error("core {core} was not ready within {} s", READY_WITHIN.as_secs())]
+    #[error("{ready} of {cores} cores were ready within {} s", READY_WITHIN.as_secs())]
     Late {
-        /// The core.
-        core: CoreId,
+        /// Cores that were.
+        ready: usize,
+        /// Cores to be started.
+        cores: usize,
     },
 }
 
@@ -272,9 +274,9 @@ where
 
 fn await_ready(made: &mpsc::Receiver<Result<(), StartError>>, cores: usize) -> Result<(), StartError> {
     let deadline = Instant::now() + READY_WITHIN;
-    for index in 0..cores {
-        made.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            .map_err(|_| StartError::Late { core: core_id(index) })??;
+    for ready in 0..cores {
+        let left = deadline.saturating_duration_since(Instant::now());
+        made.recv_timeout(left).map_err(|_| StartError::Late { ready, cores })??;
     }
     Ok(())
 }
@@ -331,4 +333,72 @@ fn core_id(index: usize) -> CoreId {
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn cores_run_on_their_cpus_and_know_their_number() {
+        let ours = core_affinity::get_core_ids().unwrap();
+        let cpus: Vec<_> = ours.iter().take(2).map(|cpu| Some(cpu.id)).collect();
+        let here =
+            |context: CoreContext| async move { (context.core, core_affinity::get_core_ids().unwrap()) };
+        let cores = start(&cpus, here).unwrap().join().unwrap();
+        for (index, (core, mask)) in cores.into_iter().enumerate() {
+            assert_eq!(usize::from(core.0), index);
+            assert_eq!(mask.into_iter().map(|cpu| Some(cpu.id)).collect::<Vec<_>>(), [cpus[index]]);
+        }
+    }
+
+    #[test]
+    fn one_core_that_cannot_start_stops_all() {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&ran);
+        let main = move |_: CoreContext| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async {}
+        };
+        let Err(error) = start(&[None, Some(1_023)], main) else {
+            panic!("pinned to a CPU that is not there")
+        };
+        assert!(matches!(error, StartError::Pin { core: CoreId(1), cpu: 1_023 }), "{error}");
+        assert_eq!(ran.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn panic_of_a_core_is_told_at_the_end() {
+        let main = |context: CoreContext| async move {
+            assert!(context.core.0 == 0, "core 1 fell over");
+        };
+        let panicked = start(&[None, None], main).unwrap().join().unwrap_err();
+        assert_eq!(panicked.to_string(), "core 1 panicked: core 1 fell over");
+    }
+
+    #[test]
+    fn background_work_does_not_hold_up_requests() {
+        let main = |context: CoreContext| async move {
+            let reactor = context.reactor.clone();
+            let steps = Rc::new(std::cell::Cell::new(0_u64));
+            let counted = Rc::clone(&steps);
+            let hog = context.queues.background.spawn(async move {
+                loop {
+                    counted.set(counted.get() + 1);
+                    reactor.pass().await;
+                }
+            });
+            for round in 0..1_000 {
+                let before = steps.get();
+                assert_eq!(context.queues.requests.spawn(async move { round }).await, round);
+                // A step may be under way and another be due; a queue that waits its turn by shares would see hundreds.
+                assert!(steps.get() - before < 20);
+                context.reactor.pass().await;
+            }
+            assert!(steps.get() > 0);
+            hog.cancel().await;
+        };
+        start(&[None], main).unwrap().join().unwrap();
+    }
 }

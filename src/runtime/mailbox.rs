@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// How many messages one core may have waiting at another.
 #[derive(Clone, Copy, Debug)]
@@ -260,14 +260,16 @@ pub struct Inbox<M> {
 impl<M> Inbox<M> {
     /// Waits until there is mail. One task may wait.
     pub async fn ready(&mut self) {
-        poll_fn(|cx| {
-            if self.peers.iter().flatten().any(|peer| !peer.from.queue.is_empty()) {
-                return Poll::Ready(());
-            }
-            self.alarm.replace(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
+        poll_fn(|cx| self.poll_ready(cx)).await;
+    }
+
+    /// Ready when there is mail; otherwise the task is woken when there may be some.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.peers.iter().flatten().any(|peer| !peer.from.queue.is_empty()) {
+            return Poll::Ready(());
+        }
+        self.alarm.replace(Some(cx.waker().clone()));
+        Poll::Pending
     }
 
     /// Takes out what is there, at most `max` from each core, each core's in its order. Returns how many.
@@ -298,5 +300,110 @@ impl<M> Inbox<M> {
         for bell in self.bells {
             bell.cancel().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::executor::start;
+    use std::future::Future;
+
+    const HERE: CoreId = CoreId(0);
+    const THERE: CoreId = CoreId(1);
+
+    type Ends = ((Outbox<u32>, Inbox<u32>), (Outbox<u32>, Inbox<u32>));
+
+    /// Both ends of a pair of mailboxes on one executor, so that what happens when is the test's to say.
+    fn between_two<B: Future<Output = ()> + 'static>(
+        room: Room,
+        body: impl Fn(Ends) -> B + Clone + Send + 'static,
+    ) {
+        let main = move |context: crate::runtime::executor::CoreContext| {
+            let body = body.clone();
+            async move {
+                let mut seats = seats(2, room).into_iter();
+                let here = seats.next().expect("two seats").open(&context.queues.requests).await;
+                let there = seats.next().expect("two seats").open(&context.queues.requests).await;
+                body((here, there)).await;
+            }
+        };
+        start(&[None], main).unwrap().join().unwrap();
+    }
+
+    fn drain(inbox: &mut Inbox<u32>, max: usize) -> Vec<Mail<u32>> {
+        let mut mail = Vec::new();
+        inbox.drain(max, |_, letter| mail.push(letter));
+        mail
+    }
+
+    #[test]
+    fn full_mailbox_gives_the_message_back() {
+        between_two(Room { messages: 2, asks: 2 }, async |((here, _hear), (_there, mut inbox))| {
+            assert_eq!((here.try_tell(THERE, 1), here.try_ask(THERE, 2)), (Ok(()), Ok(())));
+            assert_eq!((here.try_tell(THERE, 3), here.try_ask(THERE, 4)), (Err(3), Err(4)));
+            assert_eq!(here.asks_open(), 1);
+            assert_eq!(drain(&mut inbox, 1), [Mail::Tell(1)]);
+            assert_eq!(here.try_tell(THERE, 5), Ok(()));
+            assert_eq!(drain(&mut inbox, 9), [Mail::Ask(2), Mail::Tell(5)]);
+        });
+    }
+
+    #[test]
+    fn asks_are_bounded_by_their_answers() {
+        between_two(Room { messages: 9, asks: 2 }, async |((here, mut hear), (there, mut inbox))| {
+            assert_eq!((here.try_ask(THERE, 1), here.try_ask(THERE, 2)), (Ok(()), Ok(())));
+            assert_eq!(drain(&mut inbox, 9).len(), 2);
+            assert_eq!(here.try_ask(THERE, 3), Err(3));
+            there.answer(HERE, 10);
+            assert_eq!(here.try_ask(THERE, 3), Err(3), "an answer that was not taken out holds its room");
+            assert_eq!(drain(&mut hear, 9), [Mail::Answer(10)]);
+            assert_eq!(here.try_ask(THERE, 3), Ok(()));
+        });
+    }
+
+    #[test]
+    fn answers_fit_though_both_mailboxes_are_full() {
+        let room = Room { messages: 3, asks: 3 };
+        between_two(room, async |((here, mut hear), (there, mut inbox))| {
+            for number in 0..3 {
+                here.try_ask(THERE, number).unwrap();
+                there.try_ask(HERE, number).unwrap();
+            }
+            assert_eq!((drain(&mut inbox, 9).len(), drain(&mut hear, 9).len()), (3, 3));
+            for number in 0..3 {
+                here.try_tell(THERE, number).unwrap();
+                there.try_tell(HERE, number).unwrap();
+            }
+            assert_eq!((here.try_tell(THERE, 9), there.try_tell(HERE, 9)), (Err(9), Err(9)));
+            for number in 0..3 {
+                here.answer(THERE, number);
+                there.answer(HERE, number);
+            }
+            let all =
+                [0, 1, 2].map(Mail::Tell).into_iter().chain([0, 1, 2].map(Mail::Answer)).collect::<Vec<_>>();
+            assert_eq!((drain(&mut inbox, 9), drain(&mut hear, 9)), (all.clone(), all));
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "core 1 owes core 0 no answer")]
+    fn answer_without_an_ask_is_a_defect() {
+        between_two(Room::default(), async |(_, (there, _))| there.answer(HERE, 1));
+    }
+
+    #[test]
+    fn flush_wakes_who_waits() {
+        between_two(Room::default(), async |((here, _hear), (_there, mut inbox))| {
+            let (send, mut waits) = (here.clone(), std::pin::pin!(inbox.ready()));
+            poll_fn(|cx| {
+                assert!(waits.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            send.try_tell(THERE, 1).unwrap();
+            send.flush();
+            waits.await;
+        });
     }
 }

@@ -2,9 +2,10 @@
 //! decides nothing about data.
 //!
 //! glommio has defects that this module lives around: an executor can fall asleep with work to do until the next tick
-//! (`tick`), its own timers leak (`wheel`), its listeners share ports with strangers (`net`). `tests/soak.rs` shows that
+//! (`tick`), its own timers leak (`wheel`), its listeners share ports with strangers (`acceptor`). `tests/soak.rs` shows that
 //! each stays bounded, and is to be run before its version is changed.
 
+pub mod acceptor;
 pub mod bell;
 mod calls;
 pub mod clock;

@@ -1,5 +1,6 @@
 //! A node's life: opens the data directory, starts the cores, listens, serves, and ends in order.
 
+use super::acceptor::{Acceptor, Arrival, Intake, Listener, Place, Port};
 use super::clock;
 use super::core::{Core, CoreParts, Letter, NodeShared};
 use super::cpus::{Available, CoresWanted, CpuError};
@@ -9,7 +10,7 @@ use super::executor::{self, CoreContext, Cpu, StartError};
 use super::gauges::gauges;
 use super::log_writer::LogWriter;
 use super::mailbox::{Room, Seat, seats};
-use super::net::{Acceptor, Arrival, Intake, Listener, Place, Port, Stream};
+use super::net::Stream;
 use super::probe::{ProbeError, probe};
 use super::signals::SignalWatch;
 use super::snapshots::Snapshots;
@@ -296,7 +297,10 @@ async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> R
                 node.require_name(&config.name)?;
             }
             if config.founding != Founding::Unsaid {
-                tracing::info!(name = node.name, "--bootstrap and --join are ignored: the directory has a member");
+                tracing::info!(
+                    name = node.name,
+                    "--bootstrap and --join are ignored: the directory has a member"
+                );
             }
             node
         }
@@ -358,7 +362,8 @@ async fn open(plan: &Plan, context: &CoreContext) -> Result<Ready, NodeError> {
     let disk = DirDisk::new(&plan.claim, &context.ticker, &context.reactor);
     let layout = *plan.node.active().expect("prepare began a layout");
     let dir = core_dir(layout.id, context.core);
-    let mut opened = open_core(&disk, &plan.node, context.core, &open_options(&plan.config, plan.seed)).await?;
+    let mut opened =
+        open_core(&disk, &plan.node, context.core, &open_options(&plan.config, plan.seed)).await?;
     if !opened.restart.segments.iter().any(|(_, first)| first.is_none()) {
         add_segment(&disk, &dir, &opened.shape, &mut opened.restart).await?;
     }
@@ -458,7 +463,8 @@ async fn serve(plan: &Arc<Plan>, context: CoreContext, share: Share, ready: Read
     for damage in &opened.report.damage {
         tracing::warn!(core = id.0, %damage, "damage accepted");
     }
-    let mut snapshots = Snapshots::new(core.clone(), opened.manifest, !plan.node.sources().is_empty(), damaged);
+    let mut snapshots =
+        Snapshots::new(core.clone(), opened.manifest, !plan.node.sources().is_empty(), damaged);
     if damaged {
         snapshots.pay_debts().await;
     }
@@ -489,7 +495,9 @@ async fn all_opened(plan: &Plan, ticker: &super::tick::Ticker, stop: &executor::
     use std::sync::atomic::Ordering::AcqRel;
     plan.opened.fetch_add(1, AcqRel);
     let _busy = ticker.busy();
-    while u16::from(plan.opened.load(std::sync::atomic::Ordering::Acquire)) < plan.cores && !stop.is_requested() {
+    while u16::from(plan.opened.load(std::sync::atomic::Ordering::Acquire)) < plan.cores
+        && !stop.is_requested()
+    {
         ticker.next_tick().await;
     }
 }
@@ -525,7 +533,9 @@ async fn drop_sources(core: Core, mut node: NodeFile) {
             continue;
         }
         match data_dir::retire_layouts(core.disk(), &mut node).await {
-            Ok(()) => tracing::info!("data of another number of cores dropped: all of it is in the new parts"),
+            Ok(()) => {
+                tracing::info!("data of another number of cores dropped: all of it is in the new parts")
+            }
             Err(error) => core.halt(&error.to_string()),
         }
     }
@@ -552,10 +562,13 @@ async fn end(core: &Core, server: &Rc<Server<Core>>, tasks: Vec<executor::Task<(
 
 fn view(plan: &Plan, ring: &Ring) -> View {
     let epoch = ring.epoch();
-    let members: Vec<MemberView> = epoch.members.iter().map(|member| member_view(plan, ring, member)).collect();
-    let index = |id: &MemberId| members.iter().position(|member| member.id == *id).expect("replicas are members");
+    let members: Vec<MemberView> =
+        epoch.members.iter().map(|member| member_view(plan, ring, member)).collect();
+    let index =
+        |id: &MemberId| members.iter().position(|member| member.id == *id).expect("replicas are members");
     let slots = (0..crate::types::SLOTS as u16).map(crate::types::Slot);
-    let slot_replicas = slots.flat_map(|slot| ring.replicas(slot).iter().map(|id| index(id) as u16)).collect();
+    let slot_replicas =
+        slots.flat_map(|slot| ring.replicas(slot).iter().map(|id| index(id) as u16)).collect();
     let hash = epoch.hash();
     View {
         phase: Phase::Starting,
@@ -588,7 +601,12 @@ fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
         liveness: Liveness::Alive,
         cores: plan.cores,
         placement: MemberId(member.placement),
-        tokens: ring.vnodes().iter().filter(|vnode| vnode.member == member.id).map(|vnode| vnode.token).collect(),
+        tokens: ring
+            .vnodes()
+            .iter()
+            .filter(|vnode| vnode.member == member.id)
+            .map(|vnode| vnode.token)
+            .collect(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -7,13 +7,6 @@ use std::ops::Deref;
 #[repr(align(128))]
 pub struct Padded<T>(T);
 
-impl<T> Padded<T> {
-    /// Wraps a value.
-    pub fn new(value: T) -> Padded<T> {
-        Padded(value)
-    }
-}
-
 impl<T> Deref for Padded<T> {
     type Target = T;
 

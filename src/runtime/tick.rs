@@ -85,12 +85,14 @@ impl Heartbeat {
 #[derive(Clone)]
 pub struct Ticker(Rc<Inner>);
 
+type Callback = Box<dyn FnMut(Mono)>;
+
 struct Inner {
     idle: Duration,
     /// Time of the wheel's tick 0.
     start: Mono,
     wheel: RefCell<Wheel<Waker>>,
-    callbacks: RefCell<Vec<Box<dyn FnMut(Mono)>>>,
+    callbacks: RefCell<Vec<Callback>>,
     heartbeat: Arc<Heartbeat>,
     busy: Cell<usize>,
     ticks: Cell<u64>,
@@ -346,5 +348,112 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         self.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::executor::{CoreContext, Cores, start};
+    use crate::types::prng::Prng;
+    use std::future::poll_fn;
+
+    fn on_core<B: Future<Output = ()> + 'static>(
+        body: impl Fn(CoreContext) -> B + Clone + Send + 'static,
+    ) -> Cores<()> {
+        start(&[None], body).unwrap()
+    }
+
+    #[test]
+    fn idle_ticks_keep_all_cores_under_a_hundredth_and_in_sight_of_the_watchdog() {
+        assert_eq!(idle_tick(1), Duration::from_millis(100));
+        assert_eq!(idle_tick(16), Duration::from_millis(320));
+        assert_eq!(idle_tick(256), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn sleeps_end_in_order_and_never_early() {
+        let body = |context: CoreContext| async move {
+            let mut prng = Prng::new(1);
+            let ended = Rc::new(RefCell::new(Vec::new()));
+            let sleeps: Vec<_> = (0..200)
+                .map(|_| {
+                    let sleep = context.ticker.sleep(Duration::from_micros(prng.below(100_000)));
+                    let ended = Rc::clone(&ended);
+                    context.queues.requests.spawn(async move {
+                        let deadline = sleep.deadline();
+                        sleep.await;
+                        assert!(clock::mono() >= deadline);
+                        ended.borrow_mut().push(deadline);
+                    })
+                })
+                .collect();
+            for sleep in sleeps {
+                sleep.await;
+            }
+            // Those of one tick end in any order.
+            let one_tick = BUSY_TICK.as_nanos() as u64;
+            assert!(ended.borrow().windows(2).all(|pair| pair[0] <= pair[1] + one_tick));
+            assert_eq!(context.ticker.sleeping(), 0);
+        };
+        on_core(body).join().unwrap();
+    }
+
+    #[test]
+    fn idle_core_wakes_for_a_sleep_that_ends_before_its_tick() {
+        let body = |context: CoreContext| async move {
+            let start = clock::mono();
+            for _ in 0..20 {
+                context.ticker.sleep(Duration::from_millis(5)).await;
+            }
+            // Idle ticks alone would take 2 s.
+            assert!(clock::mono().since(start) < 1_000_000_000);
+        };
+        on_core(body).join().unwrap();
+    }
+
+    #[test]
+    fn reset_sleep_ends_at_its_new_deadline() {
+        let body = |context: CoreContext| async move {
+            let mut sleep = context.ticker.sleep(Duration::from_secs(3_600));
+            let deadline = clock::mono().after_ms(10);
+            poll_fn(|cx| {
+                assert!(Pin::new(&mut sleep).poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            sleep.reset(deadline);
+            assert_eq!(context.ticker.sleeping(), 0);
+            sleep.await;
+            assert!(clock::mono() >= deadline);
+        };
+        on_core(body).join().unwrap();
+    }
+
+    #[test]
+    fn every_tick_calls_back_and_counts_until_the_core_ends() {
+        let body = |context: CoreContext| async move {
+            let calls = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&calls);
+            context.ticker.on_tick(move |_| counted.set(counted.get() + 1));
+            let _busy = context.ticker.busy();
+            for _ in 0..10 {
+                context.ticker.next_tick().await;
+            }
+            assert!(calls.get() >= 10);
+        };
+        let cores = on_core(body);
+        let heartbeat = Arc::clone(&cores.heartbeats()[0]);
+        cores.join().unwrap();
+        assert_eq!(heartbeat.ticks(), None);
+        assert!(heartbeat.late_us_max() >= heartbeat.late_us());
+    }
+
+    #[test]
+    fn request_to_stop_is_seen() {
+        let cores = on_core(|context: CoreContext| async move { context.stopped().await });
+        assert!(cores.heartbeats()[0].ticks().is_some());
+        cores.stop().request();
+        cores.join().unwrap();
     }
 }

@@ -246,7 +246,11 @@ mod tests {
             for start in [0, 1, 63, 64, 4_095, 262_143] {
                 let mut wheel = Wheel::new(start);
                 wheel.insert(start + deadline, 7);
-                assert_eq!(advance(&mut wheel, start + deadline - 1), [], "{start} + {deadline}");
+                assert_eq!(
+                    advance(&mut wheel, start + deadline - 1),
+                    Vec::<u64>::new(),
+                    "{start} + {deadline}"
+                );
                 assert_eq!(advance(&mut wheel, start + deadline), [7], "{start} + {deadline}");
                 assert!(wheel.is_empty());
             }

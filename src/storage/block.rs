@@ -36,6 +36,8 @@ pub const PAYLOAD_BYTES: usize = BLOCK_BYTES - HEADER_BYTES;
 pub const BATCH_BLOCKS_MAX: u16 = 1_100;
 /// The format that this program writes, and the only one that it reads. It covers the record kinds too.
 pub const FORMAT: u8 = 1;
+/// Above every LSN: 2^62 blocks are never written, so sums of LSNs and lengths cannot overflow.
+pub const LSN_END: Lsn = Lsn(1 << 62);
 /// No record begins in the block.
 pub const NO_RECORD: u16 = 0xFFFF;
 
@@ -115,7 +117,7 @@ pub struct Header {
 impl Header {
     /// The LSN of the batch's first block.
     pub fn batch(&self) -> Lsn {
-        Lsn(self.lsn.0.wrapping_sub(u64::from(self.index)))
+        Lsn(self.lsn.0 - u64::from(self.index))
     }
 
     /// Writes the header and the checksum of a block whose payload is already in place, zeros after it.
@@ -197,6 +199,7 @@ fn header_of(block: &[u8]) -> Option<Header> {
         && header.index < header.count
         && header.count <= BATCH_BLOCKS_MAX
         && header.lsn.0 >= u64::from(header.index)
+        && [header.lsn, header.durable, header.prev, header.cut].iter().all(|&lsn| lsn < LSN_END)
         && block[AT_ZERO..HEADER_BYTES].iter().all(|&byte| byte == 0);
     known.then_some(header)
 }
@@ -313,7 +316,9 @@ mod tests {
 
     #[test]
     fn intact_block_of_an_unknown_format_is_told_apart_from_damage() {
-        for (at, byte) in [(AT_FORMAT, 2), (AT_KIND, 0), (AT_KIND, 4), (AT_ZERO + 5, 1), (AT_COUNT, 1)] {
+        for (at, byte) in
+            [(AT_FORMAT, 2), (AT_KIND, 0), (AT_KIND, 4), (AT_ZERO + 5, 1), (AT_COUNT, 1), (AT_CUT + 7, 0x40)]
+        {
             let mut block = sealed(&header());
             block[at] = byte;
             let checksum = seal().checksum(&block);

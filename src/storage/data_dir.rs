@@ -13,6 +13,9 @@
 //! are sealed: they are read at each start, in order, until every core of the last has all its parts. NODE lists
 //! exactly the layouts that count; a layout directory that it does not list is what a killed process left behind.
 //!
+//! A slot whose part the last layout already has is read from there alone, never from the layouts before: what was
+//! dropped or purged since would come back from them, because the log that says so may be recycled already.
+//!
 //! NODE's payload (envelope: `small_file`), little-endian: cluster 16, member 4, starts 4, name length 2, name, number
 //! of layouts 2, then for each layout: number 4, cores 2, sealed 1.
 

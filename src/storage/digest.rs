@@ -16,7 +16,8 @@ impl Digest {
     /// What one record contributes.
     pub fn of(record: &RecordRef<'_>) -> Digest {
         let version = record.version;
-        let seed = version.hlc.0.rotate_left(32) ^ u64::from(version.member.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let seed =
+            version.hlc.0.rotate_left(32) ^ u64::from(version.member.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let seed = match (version.member, record.body) {
             (MemberId::NONE, Body::Value(value)) => xxh3_64_with_seed(value, seed),
             _ => seed,
@@ -69,7 +70,10 @@ mod tests {
 
     #[test]
     fn removing_undoes_adding_in_any_order() {
-        let (a, b) = (Digest::of(&record(b"a", 1, 1, Body::Tombstone)), Digest::of(&record(b"b", 2, 1, Body::Tombstone)));
+        let (a, b) = (
+            Digest::of(&record(b"a", 1, 1, Body::Tombstone)),
+            Digest::of(&record(b"b", 2, 1, Body::Tombstone)),
+        );
         let mut sum = Digest::default();
         sum.add(a);
         sum.add(b);

@@ -186,7 +186,9 @@ mod tests {
         }
         table.done_below(1, 3);
         assert_eq!(table.len(), 4);
-        assert!(table.get(id(1, 2)).is_none() && table.get(id(1, 3)).is_some() && table.get(id(2, 1)).is_some());
+        assert!(
+            table.get(id(1, 2)).is_none() && table.get(id(1, 3)).is_some() && table.get(id(2, 1)).is_some()
+        );
     }
 
     #[test]

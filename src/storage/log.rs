@@ -322,6 +322,7 @@ impl Log {
             .iter_mut()
             .find(|flight| flight.ticket == ticket && !flight.written)
             .expect("only a batch in flight is written, and once");
+        assert!(flight.payload.is_empty(), "a batch is encoded before it is written");
         flight.written = true;
         if self.quiet == Quiet::Waiting {
             self.quiet = Quiet::Busy;
@@ -519,5 +520,283 @@ impl Log {
         self.gathering_bytes += last.payload.len();
         self.end = last.first;
         Some(last.prev)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::{self, Reading, Seal};
+    use super::super::log_record::{Entry, Records};
+    use super::*;
+    use crate::types::{Body, ClusterId, CoreId, MemberId, RecordRef, Version};
+
+    const BOUND: Hlc = Hlc(1 << 16);
+    /// Length, kind, flags, key length, version, key.
+    const PUT_OVERHEAD: usize = 4 + 1 + 1 + 2 + 12 + 1;
+
+    fn shape() -> LogShape {
+        let seal = Seal::new(ClusterId::default(), MemberId::FIRST, CoreId(0), 1);
+        LogShape { seal, segment_blocks: 8 }
+    }
+
+    fn restart() -> Restart {
+        Restart {
+            incarnation: 1,
+            cut: Lsn(0),
+            first: Lsn(0),
+            hlc_bound: Hlc::ZERO,
+            segments: alloc::vec![(SegmentId(0), None), (SegmentId(1), None)],
+            set_aside: Vec::new(),
+            next_segment: SegmentId(2),
+            sync: Vec::new(),
+        }
+    }
+
+    fn us(us: u64) -> Mono {
+        Mono(us * 1_000)
+    }
+
+    /// A log whose start batch is durable.
+    fn started() -> Log {
+        let mut log = Log::start(shape(), 64 << 10, &restart());
+        let plan = log.next_batch(us(0), BOUND).expect("the start batch is due");
+        encode(&mut log, &plan);
+        assert_eq!(log.written(plan.ticket, us(100)), Some(Ticket::START));
+        log
+    }
+
+    fn encode(log: &mut Log, plan: &BatchPlan) -> Vec<u8> {
+        let mut out = alloc::vec![0xEE; plan.bytes()];
+        log.encode(plan, &mut out);
+        out
+    }
+
+    fn put(log: &mut Log, value: &[u8]) -> Ticket {
+        let version = Version::new(Hlc(1), MemberId::FIRST);
+        let record = RecordRef { key: b"k", version, expires_at_ms: 0, body: Body::Value(value) };
+        log.append(&LogRecord::Record(Entry { record, label: None, operation: None }))
+    }
+
+    fn headers(bytes: &[u8]) -> Vec<Header> {
+        let open = |block| match block::open(shape().seal, block) {
+            Reading::Intact(header) => header,
+            other => panic!("an encoded block is intact: {other:?}"),
+        };
+        bytes.chunks_exact(BLOCK_BYTES).map(open).collect()
+    }
+
+    fn payload(bytes: &[u8]) -> Vec<u8> {
+        let blocks = bytes.chunks_exact(BLOCK_BYTES).zip(headers(bytes));
+        blocks
+            .flat_map(|(block, header)| block[HEADER_BYTES..][..usize::from(header.used)].to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn start_batch_goes_alone_and_before_everything() {
+        let from = Restart { incarnation: 4, cut: Lsn(11), first: Lsn(16), hlc_bound: BOUND, ..restart() };
+        let mut log = Log::start(shape(), 64 << 10, &from);
+        let ticket = put(&mut log, &[1; 5_000]);
+        let plan = log.next_batch(us(0), Hlc::ZERO).expect("the start batch is due");
+        assert_eq!((plan.ticket, plan.first, plan.blocks, plan.offset), (Ticket::START, Lsn(16), 1, 0));
+        let header = headers(&encode(&mut log, &plan))[0];
+        assert_eq!((header.kind, header.incarnation), (BlockKind::Start, 4));
+        assert_eq!((header.cut, header.prev, header.durable), (Lsn(11), Lsn(11), Lsn(11)));
+        assert_eq!(header.hlc_bound, BOUND, "a bound is never taken back");
+        assert_eq!(log.next_batch(us(1_000_000), BOUND), None);
+        assert_eq!(log.durable(), (Ticket::RECOVERED, Lsn(11)));
+        assert_eq!(log.written(plan.ticket, us(1)), Some(Ticket::START));
+        assert_eq!(log.durable(), (Ticket::START, Lsn(17)));
+        assert_eq!(
+            log.next_batch(us(2), BOUND).map(|plan| (plan.ticket, plan.first)),
+            Some((ticket, Lsn(17)))
+        );
+    }
+
+    #[test]
+    fn batches_become_durable_in_lsn_order_only() {
+        let mut log = started();
+        let first = put(&mut log, &[1; 100]);
+        let one = log.next_batch(us(200), BOUND).expect("nothing is in flight");
+        let second = put(&mut log, &[2; 5_000]);
+        let two = log.next_batch(us(201), BOUND).expect("it is large enough");
+        assert_eq!((one.ticket, two.ticket), (first, second));
+        put(&mut log, &[3; 5_000]);
+        assert_eq!(log.next_batch(us(900_000), BOUND), None, "two are in flight");
+        let bytes = encode(&mut log, &two);
+        assert_eq!(headers(&bytes)[0].durable, one.first, "the first of the two is not durable yet");
+        encode(&mut log, &one);
+        assert_eq!(log.written(second, us(300)), None);
+        assert_eq!((log.proof(first), log.proof(second)), (None, None));
+        assert_eq!(log.written(first, us(400)), Some(second));
+        assert_eq!(log.proof(second).map(Durable::ticket), Some(second));
+        assert_eq!(log.durable(), (second, Lsn(two.first.0 + 2)));
+    }
+
+    #[test]
+    fn small_second_batch_waits_until_the_first_drags_on() {
+        let mut log = started();
+        assert_eq!(log.write_ns_mean(), 100_000);
+        put(&mut log, b"1");
+        log.next_batch(us(200), BOUND).expect("nothing is in flight");
+        put(&mut log, b"2");
+        assert_eq!(log.next_batch(us(300), BOUND), None);
+        assert!(log.next_batch(us(301), BOUND).is_some());
+    }
+
+    #[test]
+    fn batch_lies_within_one_segment_and_its_prev_says_what_was_skipped() {
+        let mut log = started();
+        for (len, first, prev) in [(18_000, 1, 1), (17_000, 8, 6)] {
+            put(&mut log, &alloc::vec![7; len]);
+            let plan = log.next_batch(us(0), BOUND).expect("a segment is ready");
+            let bytes = encode(&mut log, &plan);
+            assert_eq!((plan.first, plan.blocks), (Lsn(first), 5));
+            assert!(headers(&bytes).iter().all(|header| header.prev == Lsn(prev)));
+            log.written(plan.ticket, us(1)).expect("it is durable");
+        }
+        assert_eq!(log.end(), Lsn(13));
+    }
+
+    #[test]
+    fn batch_waits_for_a_segment_and_takes_one_that_is_recycled() {
+        let mut log = started();
+        let write = |log: &mut Log| {
+            put(log, &[7; 28_000]);
+            let plan = log.next_batch(us(0), BOUND)?;
+            encode(log, &plan);
+            log.written(plan.ticket, us(1));
+            Some((plan.segment, plan.first))
+        };
+        assert_eq!(write(&mut log), Some((SegmentId(0), Lsn(1))));
+        assert_eq!(write(&mut log), Some((SegmentId(1), Lsn(8))));
+        assert_eq!(log.wants_segment(), Some(SegmentId(2)));
+        assert_eq!(write(&mut log), None);
+        log.recycle_below(Lsn(7));
+        assert_eq!((log.segments_left(), log.segments_held()), (0, 2));
+        log.recycle_below(Lsn(8));
+        assert_eq!((log.segments_left(), log.segments_held()), (1, 1));
+        log.segment_ready(SegmentId(2));
+        assert_eq!(
+            log.next_batch(us(0), BOUND).map(|plan| (plan.segment, plan.first)),
+            Some((SegmentId(0), Lsn(16)))
+        );
+    }
+
+    #[test]
+    fn quiet_core_writes_one_close_batch() {
+        let mut log = started();
+        for tick in 0..5 {
+            log.tick();
+            assert_eq!(log.next_batch(us(tick), BOUND), None, "a start needs no proof");
+        }
+        let data = put(&mut log, b"v");
+        let plan = log.next_batch(us(10), BOUND).expect("data is due");
+        encode(&mut log, &plan);
+        log.tick();
+        log.tick();
+        assert_eq!(log.next_batch(us(11), BOUND), None, "it is still in flight");
+        log.written(data, us(12));
+        log.tick();
+        assert_eq!(log.next_batch(us(13), BOUND), None, "the tick was not wholly quiet");
+        log.tick();
+        let close = log.next_batch(us(14), BOUND).expect("a whole tick was");
+        let header = headers(&encode(&mut log, &close))[0];
+        assert_eq!((header.kind, header.durable), (BlockKind::Close, Lsn(2)));
+        assert!(close.ticket > data);
+        log.written(close.ticket, us(15));
+        for _ in 0..5 {
+            log.tick();
+            assert_eq!(log.next_batch(us(16), BOUND), None);
+        }
+        assert!(put(&mut log, b"v") > close.ticket);
+    }
+
+    #[test]
+    fn failed_log_halts_for_ever() {
+        let mut log = started();
+        let first = put(&mut log, &[1; 5_000]);
+        let plan = log.next_batch(us(0), BOUND).expect("data is due");
+        encode(&mut log, &plan);
+        put(&mut log, &[1; 5_000]);
+        log.failed();
+        assert!(log.has_failed());
+        assert_eq!(log.written(first, us(1)), None);
+        assert_eq!(log.proof(first), None);
+        assert_eq!(log.next_batch(us(2), BOUND), None);
+        assert_eq!(log.wants_segment(), None);
+    }
+
+    #[test]
+    fn records_that_exceed_one_batch_go_into_several() {
+        let mut log = started();
+        let largest = alloc::vec![9; log.record_bytes_max() - PUT_OVERHEAD];
+        assert!(log.has_room(64 << 10) && !log.has_room((64 << 10) + 1));
+        let first = put(&mut log, b"small");
+        let second = put(&mut log, &largest);
+        let third = put(&mut log, b"small");
+        assert!(first < second && second < third);
+        assert_eq!(log.last_ticket(), third);
+        assert!(!log.has_room(64 << 10));
+        let mut values = Vec::new();
+        while let Some(plan) = log.next_batch(us(0), BOUND) {
+            let bytes = encode(&mut log, &plan);
+            for record in Records::new(&payload(&bytes)) {
+                let Ok(LogRecord::Record(entry)) = record else { panic!("a put was appended") };
+                let Body::Value(value) = entry.record.body else { panic!("a put was appended") };
+                values.push((plan.ticket, value.len()));
+            }
+            log.written(plan.ticket, us(1));
+            log.recycle_below(log.durable().1);
+        }
+        assert_eq!(values, [(first, 5), (second, largest.len()), (third, 5)]);
+        assert_eq!(log.gathering_bytes(), 0);
+        assert!(log.is_idle());
+    }
+
+    #[test]
+    fn each_block_names_the_first_record_that_begins_in_it() {
+        let mut log = started();
+        put(&mut log, &[1; 10]);
+        put(&mut log, &[2; 9_000]);
+        put(&mut log, &[3; 10]);
+        let plan = log.next_batch(us(0), BOUND).expect("data is due");
+        let bytes = encode(&mut log, &plan);
+        let headers = headers(&bytes);
+        let small = PUT_OVERHEAD + 10;
+        let last = small + PUT_OVERHEAD + 9_000 - 2 * PAYLOAD_BYTES;
+        let firsts: Vec<_> = headers.iter().map(|header| header.first_record).collect();
+        assert_eq!(firsts, [0, NO_RECORD, last as u16]);
+        let used: Vec<_> = headers.iter().map(|header| usize::from(header.used)).collect();
+        assert_eq!(used, [PAYLOAD_BYTES, PAYLOAD_BYTES, last + small]);
+        let padding = &bytes[2 * BLOCK_BYTES + HEADER_BYTES + last + small..];
+        assert!(padding.iter().all(|&byte| byte == 0), "nothing of the buffer's past gets to the disk");
+    }
+
+    #[test]
+    fn snapshot_end_covers_what_was_still_gathering() {
+        let mut log = started();
+        let seen = put(&mut log, b"v");
+        assert_eq!((log.end(), log.covered(seen)), (Lsn(1), None));
+        let plan = log.next_batch(us(0), BOUND).expect("data is due");
+        encode(&mut log, &plan);
+        assert_eq!(log.covered(seen), None);
+        log.written(seen, us(1));
+        assert_eq!(log.covered(seen), Some(Lsn(2)));
+    }
+
+    #[test]
+    fn bound_is_durable_with_its_batch_and_never_falls() {
+        let mut log = started();
+        assert_eq!(log.durable_hlc_bound(), BOUND);
+        for (passed, carried) in [(Hlc(9 << 16), Hlc(9 << 16)), (Hlc(5 << 16), Hlc(9 << 16))] {
+            put(&mut log, b"v");
+            let before = log.durable_hlc_bound();
+            let plan = log.next_batch(us(0), passed).expect("data is due");
+            assert_eq!(headers(&encode(&mut log, &plan))[0].hlc_bound, carried);
+            assert_eq!(log.durable_hlc_bound(), before);
+            log.written(plan.ticket, us(1));
+            assert_eq!(log.durable_hlc_bound(), carried);
+        }
     }
 }

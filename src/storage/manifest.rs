@@ -3,7 +3,7 @@
 //! One MANIFEST per core, replaced whole: cores stay independent of each other. A manifest that cannot be read is
 //! corruption, never "empty": a layout begins with a manifest in each core's directory.
 //!
-//! The payload (envelope: `small_file`), little-endian: owner 28 (`owner`), incarnation 4, known 8, low 8, sealed 1 and
+//! The payload (envelope: `small_file`), little-endian: owner 28 (`owner`), incarnation 4, hlc bound 8, known 8, low 8, sealed 1 and
 //! its LSN 8, number of cuts 4, for each cut: incarnation 4, LSN 8; for each of the 16 parts: present 1, and if so
 //! generation 4, start 8, end 8, records 8, bytes 8, crc 4.
 
@@ -12,6 +12,7 @@ use super::lsn::Lsn;
 use super::owner::Owner;
 use super::part::{PARTS, PartFile, PartIndex};
 use super::small_file::{self, FileError, FileKind, join, replace_file};
+use crate::types::Hlc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::{Buf, BufMut};
@@ -30,11 +31,12 @@ pub struct Cut {
     pub lsn: Lsn,
 }
 
-/// What is known of one core's files. Changed in memory by the transitions below, then written whole by [`write`].
+/// What is known of one core's files. Changed in memory by the transitions below, then written whole by [`write()`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
     owner: Owner,
     incarnation: u32,
+    hlc_bound: Hlc,
     known: Lsn,
     low: Lsn,
     sealed: Option<Lsn>,
@@ -48,6 +50,7 @@ impl Manifest {
         Manifest {
             owner,
             incarnation: 0,
+            hlc_bound: Hlc::ZERO,
             known: Lsn(0),
             low: Lsn(0),
             sealed: None,
@@ -64,6 +67,11 @@ impl Manifest {
     /// The last incarnation that was begun; 0 = none.
     pub fn incarnation(&self) -> u32 {
         self.incarnation
+    }
+
+    /// No version above it had left the core when that incarnation was begun: its start batch may never become durable.
+    pub fn hlc_bound(&self) -> Hlc {
+        self.hlc_bound
     }
 
     /// Below it the log was durable when the manifest was written: what lacks there is lost, not unwritten.
@@ -107,19 +115,20 @@ impl Manifest {
         self.first_missing().or_else(|| PartIndex::all().min_by_key(start)).expect("there are 16 parts")
     }
 
-    /// A process begins after recovery: what was written at or above `cut` before it is void. Durable before its start
-    /// batch is written.
-    pub fn begin_incarnation(&mut self, cut: Lsn) {
+    /// A process begins after recovery: what was written at or above `cut` before it is void, and no version above
+    /// `hlc_bound` has left the core. Durable before its start batch is written.
+    pub fn begin_incarnation(&mut self, cut: Lsn, hlc_bound: Hlc) {
         assert!(self.sealed.is_none(), "a sealed log is never written again");
         self.incarnation = self.incarnation.checked_add(1).expect("a start each second lasts for 136 years");
+        self.hlc_bound = self.hlc_bound.max(hlc_bound);
         self.cuts.push(Cut { incarnation: self.incarnation, lsn: cut });
         self.prune_cuts();
     }
 
     /// The log's end as a source: every later start reads exactly what lies below it. Durable before the new layout
     /// serves anything read from it; a second recovery finds it and does not seal again.
-    pub fn seal(&mut self, end: Lsn) {
-        self.begin_incarnation(end);
+    pub fn seal(&mut self, end: Lsn, hlc_bound: Hlc) {
+        self.begin_incarnation(end, hlc_bound);
         self.sealed = Some(end);
     }
 
@@ -153,6 +162,7 @@ impl Manifest {
         let mut out = Vec::new();
         self.owner.encode(&mut out);
         out.put_u32_le(self.incarnation);
+        out.put_u64_le(self.hlc_bound.0);
         out.put_u64_le(self.known.0);
         out.put_u64_le(self.low.0);
         out.put_u8(u8::from(self.sealed.is_some()));
@@ -174,6 +184,7 @@ impl Manifest {
     fn decode_payload(mut bytes: &[u8]) -> Option<Manifest> {
         let owner = Owner::decode(&mut bytes)?;
         let incarnation = bytes.try_get_u32_le().ok()?;
+        let hlc_bound = Hlc(bytes.try_get_u64_le().ok()?);
         let known = Lsn(bytes.try_get_u64_le().ok()?);
         let low = Lsn(bytes.try_get_u64_le().ok()?);
         let is_sealed = bytes.try_get_u8().ok()? != 0;
@@ -191,7 +202,7 @@ impl Manifest {
             }
         }
         let sealed = is_sealed.then_some(sealed_end);
-        let manifest = Manifest { owner, incarnation, known, low, sealed, cuts, parts };
+        let manifest = Manifest { owner, incarnation, hlc_bound, known, low, sealed, cuts, parts };
         (bytes.is_empty() && manifest.is_consistent()).then_some(manifest)
     }
 
@@ -258,9 +269,9 @@ mod tests {
     fn manifest_reads_back_what_was_written() {
         let mut manifest = Manifest::new(owner());
         assert_eq!(reread(&manifest), manifest);
-        manifest.begin_incarnation(Lsn(0));
+        manifest.begin_incarnation(Lsn(0), Hlc::ZERO);
         manifest.name_part(PartIndex::all().nth(4).expect("16 parts"), file(1, 10));
-        manifest.seal(Lsn(14));
+        manifest.seal(Lsn(14), Hlc::ZERO);
         assert_eq!(reread(&manifest), manifest);
     }
 
@@ -281,7 +292,7 @@ mod tests {
     fn cuts_below_low_go_and_the_one_at_low_stays() {
         let mut manifest = Manifest::new(owner());
         for cut in [0, 50, 100, 150] {
-            manifest.begin_incarnation(Lsn(cut));
+            manifest.begin_incarnation(Lsn(cut), Hlc::ZERO);
         }
         for part in PartIndex::all() {
             manifest.name_part(part, file(1, 100));
@@ -294,7 +305,7 @@ mod tests {
     #[test]
     fn any_payload_is_read_without_panic() {
         let mut manifest = Manifest::new(owner());
-        manifest.begin_incarnation(Lsn(7));
+        manifest.begin_incarnation(Lsn(7), Hlc::ZERO);
         manifest.name_part(PartIndex::all().next().expect("16 parts"), file(1, 10));
         let encoded = manifest.encode();
         let (_, whole) = small_file::disclose(MANIFEST_KIND, "M", &encoded).expect("it is intact");
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn manifest_has_not_drifted() {
         let mut manifest = Manifest::new(owner());
-        manifest.begin_incarnation(Lsn(7));
+        manifest.begin_incarnation(Lsn(7), Hlc::ZERO);
         manifest.name_part(PartIndex::all().next().expect("16 parts"), file(1, 10));
         let mut payload = [9; 16].to_vec();
         payload.extend(b"\x02\0\0\0\x03\0\0\0\x08\0\x05\0"); // member, layout, cores, core

@@ -4,9 +4,12 @@
 //! A core reads its own directory of the last layout and, of each layout before, the directories of those old cores that
 //! share slots with it: old core i matters to core k of C iff i ≡ k modulo gcd(old C, C). So cores need not talk to each
 //! other to open, and nothing is rewritten before serving; killed anywhere, the same sources are read again.
+//!
+//! A slot is read from the newest layout that has a part of it, and from those after it, never from older ones: what was
+//! collected since is in no log any more, and an older layout would bring it back.
 
 use super::carried::Carried;
-use super::data_dir::{self, DataDirError, Layout, NodeFile, core_dir};
+use super::data_dir::{self, DataDirError, Layout, LayoutId, NodeFile, core_dir};
 use super::disk::{Disk, DiskError};
 use super::log_record::{LogRecord, RecordError};
 use super::manifest::{self, Manifest};
@@ -174,34 +177,73 @@ pub async fn open_core<D: Disk>(
     options: &OpenOptions,
 ) -> Result<Opened, OpenError> {
     let layout = *node.active().expect("a layout was begun");
-    let shard = Shard::new(options.seed, core, layout.cores, &options.limits);
-    let mut reading =
-        Reading { disk, shard, core, cores: layout.cores, hlc_bound: Hlc::ZERO, controls: Vec::new(), report: OpenReport::default() };
-    for source in node.sources() {
-        let shared = gcd(source.cores, layout.cores);
-        for old in (0..source.cores).map(CoreId).filter(|old| old.0 % shared == core.0 % shared) {
-            let owner = node.owner(source, old);
-            let dir = core_dir(source.id, old);
-            let manifest = manifest::read(disk, &dir, &owner).await?;
-            reading.core_files(&dir, &manifest, options).await?;
-        }
+    let files = core_files(disk, node, core).await?;
+    let (last, sources) = files.split_last().expect("the last layout has this core");
+    data_dir::sweep_core(disk, &last.dir, &last.manifest).await?;
+    let mut reading = Reading {
+        disk,
+        shard: Shard::new(options.seed, core, layout.cores, &options.limits),
+        core,
+        cores: layout.cores,
+        read_from: first_layouts(&files, core, layout.cores),
+        layout: LayoutId::default(),
+        hlc_bound: Hlc::ZERO,
+        controls: Vec::new(),
+        report: OpenReport::default(),
+    };
+    for source in sources {
+        reading.core_files(source, options).await?;
     }
-    let dir = core_dir(layout.id, core);
-    let mut manifest = manifest::read(disk, &dir, &node.owner(&layout, core)).await?;
-    data_dir::sweep_core(disk, &dir, &manifest).await?;
-    let recovery = reading.core_files(&dir, &manifest, options).await?;
+    let recovery = reading.core_files(last, options).await?;
+    let (dir, mut manifest) = (&last.dir, last.manifest.clone());
     if !reading.report.damage.is_empty() && !options.accept_data_loss {
         return Err(OpenError::Damaged(reading.report.damage));
     }
     let restart = recovery.restart();
-    settle(disk, &dir, &restart).await?;
-    manifest.begin_incarnation(restart.cut);
+    settle(disk, dir, &restart).await?;
+    manifest.begin_incarnation(restart.cut, restart.hlc_bound);
     assert!(manifest.incarnation() == restart.incarnation, "manifest and log count the same starts");
-    manifest::write(disk, &dir, &manifest).await?;
+    manifest::write(disk, dir, &manifest).await?;
     let shape = shape_of(manifest.owner(), options.segment_blocks);
     let hlc_bound = reading.hlc_bound.max(restart.hlc_bound);
     let Reading { shard, controls, report, .. } = reading;
     Ok(Opened { shard, manifest, restart, shape, hlc_bound, controls, report })
+}
+
+/// One core's directory of one layout.
+struct CoreFiles {
+    layout: Layout,
+    dir: String,
+    manifest: Manifest,
+}
+
+/// The directories that hold slots of `core` of the last layout, in the order of their layouts; its own is the last.
+async fn core_files<D: Disk>(disk: &D, node: &NodeFile, core: CoreId) -> Result<Vec<CoreFiles>, OpenError> {
+    let active = node.active().expect("a layout was begun");
+    let mut files = Vec::new();
+    for layout in node.layouts() {
+        let shared = gcd(layout.cores, active.cores);
+        let holders = (0..layout.cores).map(CoreId).filter(|old| old.0 % shared == core.0 % shared);
+        for old in holders.filter(|old| layout.id != active.id || *old == core) {
+            let dir = core_dir(layout.id, old);
+            let manifest = manifest::read(disk, &dir, &node.owner(layout, old)).await?;
+            files.push(CoreFiles { layout: *layout, dir, manifest });
+        }
+    }
+    Ok(files)
+}
+
+/// For each slot of the core, in their order: the newest layout that has a part of it.
+fn first_layouts(files: &[CoreFiles], core: CoreId, cores: u16) -> Vec<LayoutId> {
+    let newest = |slot: Slot| {
+        let has_part = |files: &&CoreFiles| {
+            let owner = files.manifest.owner();
+            slot.core(owner.cores) == owner.core
+                && files.manifest.part(PartIndex::of_slot(slot, owner.cores)).is_some()
+        };
+        files.iter().rev().find(has_part).map_or(LayoutId::default(), |files| files.layout.id)
+    };
+    Slot::of_core(core, cores).map(newest).collect()
 }
 
 /// Fixes the end of each core's log of the last layout, before another layout begins: from then on every start reads
@@ -222,7 +264,7 @@ pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptio
         }
         let restart = recovery.restart();
         settle(disk, &dir, &restart).await?;
-        manifest.seal(restart.cut);
+        manifest.seal(restart.cut, restart.hlc_bound);
         manifest::write(disk, &dir, &manifest).await?;
     }
     Ok(())
@@ -271,6 +313,7 @@ pub async fn scan<D: Disk>(
         low: manifest.low(),
         known: manifest.known(),
         incarnation: manifest.incarnation(),
+        hlc_bound: manifest.hlc_bound(),
         cuts: manifest.cuts().iter().map(|cut| (cut.incarnation, cut.lsn)).collect(),
     };
     let failed = |error| OpenError::Scan { dir: dir.into(), error };
@@ -318,6 +361,10 @@ struct Reading<'a, D: Disk> {
     shard: Shard,
     core: CoreId,
     cores: u16,
+    /// For each slot of the core, in their order: the first layout that counts for it.
+    read_from: Vec<LayoutId>,
+    /// The layout that is being read.
+    layout: LayoutId,
     hlc_bound: Hlc,
     controls: Vec<Vec<u8>>,
     report: OpenReport,
@@ -325,12 +372,9 @@ struct Reading<'a, D: Disk> {
 
 impl<D: Disk> Reading<'_, D> {
     /// Applies what one directory holds of this core's slots: its parts, then its log from the lowest start on.
-    async fn core_files(
-        &mut self,
-        dir: &str,
-        manifest: &Manifest,
-        options: &OpenOptions,
-    ) -> Result<Recovery, OpenError> {
+    async fn core_files(&mut self, files: &CoreFiles, options: &OpenOptions) -> Result<Recovery, OpenError> {
+        let CoreFiles { layout, dir, manifest } = files;
+        self.layout = layout.id;
         let mut slots = Vec::new();
         for part in PartIndex::all() {
             self.part(dir, manifest, part, &mut slots).await?;
@@ -450,8 +494,9 @@ impl<D: Disk> Reading<'_, D> {
         self.shard.raise_mark(state.slot, round, state.floor, state.adopted);
     }
 
+    /// Is what this layout says of a slot to be applied here?
     fn owns(&self, slot: Slot) -> bool {
-        slot.core(self.cores) == self.core
+        slot.core(self.cores) == self.core && self.read_from[usize::from(slot.0 / self.cores)] <= self.layout
     }
 }
 

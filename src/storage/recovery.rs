@@ -37,6 +37,9 @@ pub struct ManifestFacts {
     pub incarnation: u32,
     /// Every cut at or above `low`, with the incarnation that began with it.
     pub cuts: Vec<(u32, Lsn)>,
+    /// The bound that the last incarnation began with. Block headers carry it too, but after a restart with new files
+    /// there is none before the start batch is durable.
+    pub hlc_bound: Hlc,
 }
 
 /// What peers saw this core announce: the greatest.
@@ -137,7 +140,7 @@ pub struct Salvage {
 }
 
 /// What must happen before the core serves, in this order: flush every file of `sync` (what was read may only be in the
-/// device's cache), write the manifest with incarnation and cut, start the log ([`super::log::Log::start`]), and wait
+/// device's cache), write the manifest with incarnation, cut and HLC bound, start the log ([`super::log::Log::start`]), and wait
 /// for its start batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restart {
@@ -238,7 +241,7 @@ impl Bits {
 impl Scan {
     /// A scan of the log of that shape. `announced` is None on a lone node, and where no peer remembers anything.
     pub fn new(shape: LogShape, facts: ManifestFacts, announced: Option<Announced>) -> Scan {
-        let incarnation_max = facts.incarnation;
+        let (incarnation_max, hlc_bound_max) = (facts.incarnation, facts.hlc_bound);
         Scan {
             shape,
             facts,
@@ -249,7 +252,7 @@ impl Scan {
             cuts: Vec::new(),
             seen_end: 0,
             incarnation_max,
-            hlc_bound_max: Hlc::ZERO,
+            hlc_bound_max,
         }
     }
 
@@ -464,6 +467,7 @@ struct Walk<'a> {
     x: u64,
     end: u64,
     accepted: Vec<Accepted>,
+    /// Ascending, like `void`: the walk only goes forward.
     damage: Vec<Damage>,
     void: Vec<Range<u64>>,
 }
@@ -580,8 +584,12 @@ impl<'a> Walk<'a> {
         };
         let lsn = base + u64::from(at);
         lsn < self.scan.facts.low.0
-            || self.void.iter().any(|void| void.contains(&lsn))
-            || self.damage.iter().any(|damage| damage.covers(Lsn(lsn)))
+            || self.void[..self.void.partition_point(|void| void.start <= lsn)]
+                .last()
+                .is_some_and(|void| void.contains(&lsn))
+            || self.damage[..self.damage.partition_point(|damage| damage.from.0 <= lsn)]
+                .last()
+                .is_some_and(|damage| damage.covers(Lsn(lsn)))
             || after_cut_here && lsn >= self.x
     }
 }
@@ -660,7 +668,7 @@ impl Recovery {
                 _ => restart.segments.push((file.id, first.map(Lsn))),
             }
         }
-        if planted(Mutant::ReuseLsn) {
+        if planted(Mutant::ReuseLsn) && self.incarnation > 0 {
             (restart.incarnation, restart.cut) = (self.incarnation, self.last_cut);
             restart.first = self.cut;
         }

@@ -63,9 +63,8 @@ impl Recovery {
     pub fn segments(&self, arrival: Arrival) -> impl Iterator<Item = SegmentId> + '_ {
         let mut last = None;
         let of_arrival = self.accepted.iter().filter(move |batch| batch.arrival == arrival);
-        of_arrival.filter_map(move |batch| {
-            (last.replace(batch.file) != Some(batch.file)).then(|| self.files[batch.file as usize].id)
-        })
+        let first_of_file = of_arrival.filter(move |batch| last.replace(batch.file) != Some(batch.file));
+        first_of_file.map(|batch| self.files[batch.file as usize].id)
     }
 
     /// The batches of that arrival in one of [`Recovery::segments`]; `bytes` is the file, read again.

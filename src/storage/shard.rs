@@ -76,7 +76,11 @@ impl Shard {
         Shard {
             table: Table::new(seed, core, cores),
             marks: alloc::vec![SlotMark { configuration: 1, ..SlotMark::default() }; slots],
-            identities: Identities::new(limits.identities_max, limits.identity_value_bytes_max, limits.identity_ms),
+            identities: Identities::new(
+                limits.identities_max,
+                limits.identity_value_bytes_max,
+                limits.identity_ms,
+            ),
             counts: ShardCounts::default(),
             cores,
             hlc_max: Hlc::ZERO,
@@ -128,7 +132,11 @@ impl Shard {
         let Some(held) = self.table.get(token, record.key) else {
             let mark = self.mark(token.slot());
             let covered = record.version <= mark.floor && label.is_none_or(|round| round < mark.round);
-            return if covered && !planted(Mutant::FloorForgotten) { Admission::BelowFloor } else { Admission::Wins };
+            return if covered && !planted(Mutant::FloorForgotten) {
+                Admission::BelowFloor
+            } else {
+                Admission::Wins
+            };
         };
         if record.supersedes(&held) {
             Admission::Wins
@@ -181,7 +189,9 @@ impl Shard {
         self.hlc_max = self.hlc_max.max(floor.hlc);
         for (key, version) in listed {
             let token = Token::of(key);
-            let Some(held) = self.table.get(token, key).filter(|held| held.version == version) else { continue };
+            let Some(held) = self.table.get(token, key).filter(|held| held.version == version) else {
+                continue;
+            };
             let (digest, class) = (Digest::of(&held), classify(&held));
             self.table.remove(token, key);
             self.marks[usize::from(slot.0 / cores)].digest.subtract(digest);
@@ -227,7 +237,9 @@ impl Shard {
                 self.raise_mark(*slot, Round::default(), Version::ZERO, *c);
             }
             LogRecord::HlcBound(bound) => self.hlc_max = self.hlc_max.max(*bound),
-            LogRecord::OperationsDone { client, done_below } => self.identities.done_below(*client, *done_below),
+            LogRecord::OperationsDone { client, done_below } => {
+                self.identities.done_below(*client, *done_below)
+            }
             // Of a cluster with more members than one; the machine that issues them replays them.
             LogRecord::Drop { .. }
             | LogRecord::Promise { .. }
@@ -262,7 +274,8 @@ impl ShardCounts {
             [(&mut self.records, true), (&mut self.dead, dead), (&mut self.expiring, expiring)]
         {
             if counts {
-                *counter = counter.checked_add_signed(by).expect("a record is counted in before it is counted out");
+                *counter =
+                    counter.checked_add_signed(by).expect("a record is counted in before it is counted out");
             }
         }
     }

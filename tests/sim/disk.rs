@@ -398,7 +398,12 @@ impl Disk for SimDisk {
         assert!(aligned, "O_DIRECT writes sectors");
         let course = self.step(Some(file.process)).await;
         let result = self.world_mut().write(file, offset as usize, &data, course);
-        self.end(course, file.dsync, result).await
+        self.end(course, file.dsync, result).await?;
+        if file.dsync {
+            // Its own sectors and no others: what else is dirty in the file waits for its own flush.
+            self.world_mut().image.inodes[file.inode].flush_range(offset as usize, data.len());
+        }
+        Ok(())
     }
 
     async fn sync(&self, file: &SimFile) -> DiskResult<()> {
@@ -567,7 +572,6 @@ impl World {
         }
         match course {
             Course::Fails(fault) => return Err(fault.error("write", "")),
-            Course::Whole if file.dsync => inode.flush(),
             Course::Whole | Course::Stops => {}
         }
         Ok(())
@@ -630,6 +634,15 @@ impl Inode {
         self.durable.resize(self.written.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
             self.keep(sector * SECTOR, SECTOR);
+        }
+    }
+
+    fn flush_range(&mut self, offset: usize, len: usize) {
+        self.durable.resize(self.written.len(), 0);
+        for sector in offset / SECTOR..(offset + len) / SECTOR {
+            if self.dirty.remove(&sector) {
+                self.keep(sector * SECTOR, SECTOR);
+            }
         }
     }
 

@@ -4,15 +4,24 @@
 //! bug after the other and demands that each is caught:
 //! `RUSTFLAGS="--cfg mutants" CARGO_TARGET_DIR=target/mutants cargo test --no-default-features --test sim`.
 
-#![cfg_attr(mutants, allow(dead_code, reason = "only the scenarios that a planted bug can fail are run"))]
+#![cfg_attr(
+    mutants,
+    allow(dead_code, unused_imports, reason = "only the scenarios that a planted bug can fail are run")
+)]
 
 mod data_dir;
 mod disk;
 #[cfg(not(mutants))]
 mod disk_laws;
+mod history;
 mod interrupt;
+mod node;
 mod part_file;
 mod snapshot;
+mod world;
 
 #[cfg(mutants)]
 mod planted;
+
+#[cfg(not(mutants))]
+mod campaign;

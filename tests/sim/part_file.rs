@@ -49,6 +49,7 @@ impl Thing {
 
 /// A source that does not change while it is walked.
 pub(crate) struct Fixed {
+    cores: u16,
     start: PartStart,
     core: Vec<Thing>,
     slots: BTreeMap<Slot, Vec<Thing>>,
@@ -62,7 +63,7 @@ impl Fixed {
         let mut prng = Prng::new(seed);
         let slots = Slot::of_core(owner.core, owner.cores).filter(|slot| slot.0 % 256 < 8);
         let things = slots.map(|slot| (slot, things(&mut prng, 3, 50))).collect();
-        Fixed::of(Lsn(5), things)
+        Fixed { cores: owner.cores, ..Fixed::of(Lsn(5), things) }
     }
 
     fn of(start: Lsn, slots: BTreeMap<Slot, Vec<Thing>>) -> Fixed {
@@ -76,14 +77,14 @@ impl Fixed {
         let core = vec![Thing::Carried(EntryKind::Core, vec![42; 100])];
         let slot_states = slots.keys().map(state).collect();
         let start = PartStart { start, hlc_bound: Hlc::at_ms(77), slots: slot_states };
-        Fixed { start, core, slots, at: 0 }
+        Fixed { cores: CORES, start, core, slots, at: 0 }
     }
 }
 
 impl PartSource for Fixed {
     fn begin(&mut self, part: PartIndex) -> PartStart {
         let mut start = self.start.clone();
-        start.slots.retain(|state| PartIndex::of_slot(state.slot, CORES) == part);
+        start.slots.retain(|state| PartIndex::of_slot(state.slot, self.cores) == part);
         start
     }
 

@@ -162,8 +162,9 @@ impl<D: Disk> PartReader<D> {
     }
 
     /// How much was intact; call it when `next` has said that there is nothing more.
-    pub fn finish(self) -> PartReport {
+    pub fn finish(mut self) -> PartReport {
         assert!(self.source.number == self.source.blocks, "the file was read to its end");
+        self.items().for_each(drop);
         self.track.finish(&self.source)
     }
 

@@ -53,6 +53,7 @@ pub(super) struct Arena {
     room: usize,
     /// Chunks in them.
     used: usize,
+    blocks_bytes: usize,
 }
 
 /// Where a chunk lies: block and position in it; or the page of large records that its id stands for.
@@ -101,6 +102,7 @@ impl Arena {
             leaving: None,
             room: 0,
             used: 0,
+            blocks_bytes: 0,
         }
     }
 
@@ -161,8 +163,7 @@ impl Arena {
 
     /// Bytes of all blocks and of what is noted about chunks.
     pub(super) fn memory_bytes(&self) -> usize {
-        let blocks: usize = self.blocks.iter().map(Block::memory_bytes).sum();
-        blocks
+        self.blocks_bytes
             + self.blocks.capacity() * size_of::<Block>()
             + self.places.capacity() * size_of::<Place>()
             + self.ids_free.capacity() * size_of::<ChunkId>()
@@ -173,8 +174,9 @@ impl Arena {
         let Some(leaving) = self.leaving.or_else(|| self.emptiest_to_spare()) else { return false };
         self.leaving = Some(leaving);
         let Some(&id) = self.blocks[leaving].owners.iter().find(|&&id| id != NO_CHUNK) else {
-            self.room -= self.blocks[leaving].owners.len();
-            self.blocks[leaving] = Block::default();
+            let emptied = core::mem::take(&mut self.blocks[leaving]);
+            self.room -= emptied.owners.len();
+            self.blocks_bytes -= emptied.memory_bytes();
             self.leaving = None;
             return true;
         };
@@ -213,6 +215,7 @@ impl Arena {
         assert_eq!(self.places.len(), ids.len() + pages.count() + self.ids_free.len());
         assert_eq!(self.used, ids.len());
         assert_eq!(self.room, self.blocks.iter().map(|block| block.owners.len()).sum::<usize>());
+        assert_eq!(self.blocks_bytes, self.blocks.iter().map(Block::memory_bytes).sum::<usize>());
         ids
     }
 
@@ -280,6 +283,7 @@ impl Arena {
         }
         let block = Block::new((self.room / GROWTH_PART).clamp(BLOCK_CHUNKS_MIN, BLOCK_CHUNKS_MAX));
         self.room += block.owners.len();
+        self.blocks_bytes += block.memory_bytes();
         if let Some(at) = self.blocks.iter().position(|block| block.owners.is_empty()) {
             self.blocks[at] = block;
             return at;
@@ -366,5 +370,58 @@ impl Block {
 
     fn memory_bytes(&self) -> usize {
         self.memory.len() + size_of_val::<[ChunkId]>(&self.owners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_keep_id_and_bytes_while_blocks_are_given_back() {
+        let mut arena = Arena::new(CHUNKS_MAX);
+        let ids: Vec<ChunkId> = (0..300).map(|_| arena.take().expect("there are ids")).collect();
+        for &id in &ids {
+            arena.cell_mut(Handle::new(id, 0)).expect("a chunk").fill(id as u8);
+        }
+        let full = arena.memory_bytes();
+        let (kept, dropped): (Vec<ChunkId>, Vec<ChunkId>) = ids.iter().partition(|&&id| id % 10 == 3);
+        dropped.iter().for_each(|&id| arena.give_back(id));
+        while arena.compact_one() {
+            arena.check();
+        }
+        assert!(!arena.is_worth_compacting());
+        for &id in &kept {
+            assert!(arena.cell(Handle::new(id, 0)).expect("a chunk").iter().all(|&byte| byte == id as u8));
+        }
+        assert!(arena.memory_bytes() < full / 5);
+        kept.iter().for_each(|&id| arena.give_back(id));
+        while arena.compact_one() {}
+        assert_eq!(arena.room, 0);
+    }
+
+    #[test]
+    fn block_that_is_being_emptied_is_used_when_there_is_no_other_room() {
+        let mut arena = Arena::new(CHUNKS_MAX);
+        let ids: Vec<ChunkId> = (0..60).map(|_| arena.take().expect("there are ids")).collect();
+        ids[..24].iter().filter(|&&id| id % 4 > 0).for_each(|&id| arena.give_back(id));
+        assert!(arena.compact_one() && arena.leaving.is_some());
+        let room = arena.room;
+        while arena.used < room {
+            arena.take();
+            arena.check();
+        }
+        assert_eq!((arena.room, arena.leaving), (room, None));
+        assert!(!arena.compact_one());
+    }
+
+    #[test]
+    fn chunks_begin_at_a_cache_line() {
+        let mut arena = Arena::new(CHUNKS_MAX);
+        for _ in 0..20 {
+            let id = arena.take().expect("there are ids");
+            let chunk = arena.cell(Handle::new(id, 0)).expect("a chunk");
+            assert_eq!((chunk.as_ptr().addr() % LINE_BYTES, chunk.len()), (0, CHUNK_BYTES));
+        }
     }
 }

@@ -141,6 +141,11 @@ impl Heap {
         }
     }
 
+    /// Brings the beginning of a cell into the cache. The processor does not wait for it: nothing depends on the read.
+    pub(super) fn touch(&self, handle: Handle) {
+        core::hint::black_box(self.cell(handle)[0]);
+    }
+
     /// Like [`Heap::cell`].
     pub(super) fn cell_mut(&mut self, handle: Handle) -> &mut [u8] {
         match self.arena.page(handle.chunk()) {
@@ -217,6 +222,12 @@ impl Heap {
     #[cfg(test)]
     pub(super) fn cells_used(&self) -> usize {
         self.classes.iter().map(|class| class.used).sum::<usize>() + self.large.len()
+    }
+
+    /// Buckets in use.
+    #[cfg(test)]
+    pub(super) fn buckets_used(&self) -> usize {
+        self.classes[BUCKETS].used
     }
 
     /// Is the cell in use? Panics if it is none.
@@ -397,5 +408,63 @@ impl Class {
     fn can_spare_a_chunk(&self) -> bool {
         let cells = usize::from(self.cells);
         self.sparse != NO_CHUNK && self.chunks * cells - self.used >= cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cell of `bytes` that begins with `first`.
+    fn cell(heap: &mut Heap, bytes: usize, first: u8) -> Handle {
+        let handle = heap.take(bytes).expect("there are handles");
+        heap.cell_mut(handle)[0] = first;
+        handle
+    }
+
+    #[test]
+    fn cells_are_used_again_before_new_ones() {
+        let mut heap = Heap::new(1);
+        let cells: Vec<Handle> = (0..64).map(|_| cell(&mut heap, 1_024, 1)).collect();
+        assert_eq!(heap.take(1_024), None);
+        heap.give_back(cells[7]);
+        heap.give_back(cells[9]);
+        assert_eq!(cell(&mut heap, 1_024, 1), cells[9]);
+        assert_eq!(cell(&mut heap, 1_024, 1), cells[7]);
+        heap.check();
+    }
+
+    #[test]
+    fn only_chunks_whose_cells_fit_elsewhere_are_emptied() {
+        let mut heap = Heap::new(8);
+        let cells: Vec<Handle> = (0..128).map(|_| cell(&mut heap, 1_024, 1)).collect();
+        cells[..40].iter().for_each(|&cell| heap.give_back(cell));
+        assert!(!heap.is_worth_compacting(), "24 cells have nowhere to go");
+        cells[64..88].iter().for_each(|&cell| heap.give_back(cell));
+        assert!(heap.is_worth_compacting());
+        let mut moves = 0;
+        // The first 40 cells are free: going over them counts, too.
+        while heap.compact_cells(8 << 10, |_, moved| {
+            assert!(!moved.is_bucket && moved.from.chunk() == cells[0].chunk());
+            moves += 1;
+        }) > 0
+        {
+            heap.check();
+        }
+        assert_eq!((moves, heap.cells_used()), (24, 64));
+    }
+
+    #[test]
+    fn room_taken_meanwhile_ends_a_compaction() {
+        let mut heap = Heap::new(8);
+        let cells: Vec<Handle> = (0..128).map(|_| cell(&mut heap, 1_024, 1)).collect();
+        cells[..40].iter().for_each(|&cell| heap.give_back(cell));
+        cells[64..88].iter().for_each(|&cell| heap.give_back(cell));
+        assert_eq!(heap.compact_cells(1, |_, _| ()), 1_024);
+        let taken = (0..24).map(|_| cell(&mut heap, 1_024, 1)).count();
+        assert_eq!(taken, 24);
+        while heap.compact_cells(64 << 10, |_, _| panic!("there is no room")) > 0 {}
+        heap.check();
+        assert_eq!(heap.cells_used(), 88);
     }
 }

@@ -98,6 +98,14 @@ impl Index {
         None
     }
 
+    /// Brings the first bucket for a token into the cache.
+    pub(super) fn touch(&self, heap: &Heap, token: Token) {
+        let directory = self.directory(token.slot());
+        if directory.len() > 0 {
+            heap.touch(directory.bucket(directory.entry_of(token)));
+        }
+    }
+
     /// Adds a record that is not there yet. On failure nothing has changed but, maybe, the size of a directory.
     pub(super) fn insert(&mut self, heap: &mut Heap, token: Token, item: Item) -> Result<(), TableFull> {
         let at = self.position(token.slot());
@@ -214,6 +222,8 @@ impl Index {
 
     fn run(&self, heap: &Heap, first: Handle) -> Run {
         let items = chain(heap, first).flat_map(|bucket| Bucket::at(heap, bucket).items());
+        // The reads of the records overlap if none of them waits for what is made of the one before.
+        Bucket::at(heap, first).items().for_each(|item| heap.touch(item.record));
         items.map(|item| Placed { token: self.token_of(packed::key(heap.cell(item.record))), item }).collect()
     }
 
@@ -399,7 +409,7 @@ fn join(directory: &mut Directory, heap: &mut Heap, entry: usize) {
 }
 
 /// The buckets of a chain.
-pub(super) fn chain(heap: &Heap, first: Handle) -> impl Iterator<Item = Handle> + '_ {
+fn chain(heap: &Heap, first: Handle) -> impl Iterator<Item = Handle> + '_ {
     core::iter::successors(Some(first), |&bucket| Bucket::at(heap, bucket).next())
 }
 

@@ -143,7 +143,7 @@ mod tests {
             large.take(1_000);
         }
         assert!(large.memory_bytes() > empty + 100_000);
-        (0..100).for_each(|cell| large.give_back(5, cell));
+        (0..100).for_each(|cell| large.give_back(0, cell));
         assert_eq!(large.memory_bytes(), empty);
     }
 }

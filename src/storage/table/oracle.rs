@@ -301,7 +301,7 @@ fn memory_comes_back_after_deletions() {
     let mut keys = Vec::new();
     for n in 0..60_000u64 {
         let key = key_with_token(prng.next_u64(), &n.to_le_bytes());
-        let value_bytes = if n % 1_000 == 0 { 50_000 } else { prng.below(600) as usize };
+        let value_bytes = if n % 1_000 == 0 { 50_000 } else { 200 * prng.below(4) as usize };
         pair.set(&key, Owned::any(prng, value_bytes)).unwrap();
         keys.push(key);
     }
@@ -312,7 +312,7 @@ fn memory_comes_back_after_deletions() {
     }
     pair.compact_all(64 << 10);
     pair.check();
-    // Every class keeps a chunk that is not full, and a sixteenth may stay free.
+    // Every class keeps a chunk that is not full, every slot a bucket, and a sixteenth may stay free.
     let tenth = pair.table.memory_bytes();
     assert!(tenth - empty < (full - empty) / 5, "{full} bytes shrank to {tenth} only");
     keys.iter().for_each(|key| pair.remove(key));
@@ -320,6 +320,27 @@ fn memory_comes_back_after_deletions() {
     pair.check();
     let left = pair.table.memory_bytes();
     assert!(left < empty + (64 << 10), "{left} bytes are left of an empty table");
+}
+
+#[test]
+fn buckets_move_together_with_their_chains() {
+    let mut pair = Pair::new(CoreId(0), 1, CHUNKS_MAX);
+    let prng = &mut Prng::new(10);
+    let records = |slot: u64| if slot.is_multiple_of(8) { 36 } else { 1 };
+    for slot in 0..4_000 {
+        for nth in 0..records(slot) {
+            pair.set(&key_with_token(slot << 50, &[nth]), Owned::any(prng, 5)).unwrap();
+        }
+    }
+    let buckets = pair.table.heap.buckets_used();
+    assert_eq!(buckets, 500 * 3 + 3_500);
+    for slot in (0..4_000).filter(|slot| records(*slot) == 1) {
+        pair.remove(&key_with_token(slot << 50, &[0]));
+    }
+    while pair.table.compact_step(4 << 10) {
+        pair.table.check();
+    }
+    pair.check();
 }
 
 #[test]
@@ -363,6 +384,77 @@ fn spent_handles_refuse_and_leave_the_table_as_it_was() {
     pair.check();
     let key = key_with_token(0, b"");
     assert_eq!(pair.set(&key, Owned::any(prng, 10_000)), Ok(Written::New));
+}
+
+#[test]
+fn spent_handles_refuse_what_needs_one_more_bucket() {
+    fn add(pair: &mut Pair, token: u64, nth: u8) -> Result<Written, TableFull> {
+        let dead = Owned { version: Version::ZERO, expires_at_ms: 0, body: OwnedBody::Tombstone };
+        pair.set(&key_with_token(token, &[nth]), dead)
+    }
+    // One chunk of buckets, one of records.
+    let mut pair = Pair::new(CoreId(0), 1, 2);
+    let prng = &mut Prng::new(8);
+    // 48 tokens of slot 0 are too near each other for its directory.
+    let crowd = |n: u64| n << 36;
+    (0..48).for_each(|n| assert_eq!(add(&mut pair, crowd(n), 0), Ok(Written::New)));
+    while pair.table.index.directory(Slot(0)).buckets < 70 {
+        add(&mut pair, 1 << 49 | prng.below(1 << 48), 0).unwrap();
+    }
+    // Then the directory becomes large enough because of others: 12 records of one token and one beside them.
+    (0..12).for_each(|nth| assert_eq!(add(&mut pair, 1 << 49 | 1 << 47, nth), Ok(Written::New)));
+    add(&mut pair, 1 << 49 | 1 << 47 | 1 << 40, 0).unwrap();
+    assert!(pair.table.index.directory(Slot(0)).len() >= 1 << 10);
+    (0..12).for_each(|nth| assert_eq!(add(&mut pair, 1 << 50, nth), Ok(Written::New)));
+    (0..12).for_each(|nth| assert_eq!(add(&mut pair, 2 << 50 | u64::from(nth) << 46, nth), Ok(Written::New)));
+    let mut slot = 3;
+    while pair.table.heap.buckets_used() < 1_023 {
+        add(&mut pair, slot << 50, 0).unwrap();
+        slot += 1;
+    }
+    // The chain of the crowd needs two buckets more at least, and there is one.
+    assert_eq!(add(&mut pair, crowd(48), 0), Err(TableFull::HandlesSpent));
+    pair.check();
+    assert_eq!(add(&mut pair, slot << 50, 0), Ok(Written::New));
+    for token in [(slot + 1) << 50, 1 << 50, 2 << 50 | 1, crowd(48)] {
+        assert_eq!(add(&mut pair, token, 99), Err(TableFull::HandlesSpent));
+        pair.check();
+    }
+    (0..4).for_each(|back| pair.remove(&key_with_token((slot - back) << 50, &[0])));
+    assert_eq!(add(&mut pair, crowd(48), 0), Ok(Written::New));
+    pair.check();
+    assert_eq!(pair.refused, 5);
+}
+
+#[test]
+#[should_panic(expected = "nothing is in use that is not named")]
+fn check_sees_a_cell_that_nothing_names() {
+    let mut pair = Pair::new(CoreId(0), 1, CHUNKS_MAX);
+    let record = Owned::any(&mut Prng::new(9), 10);
+    pair.set(&key_with_token(0, b""), record.clone()).unwrap();
+    let key = key_with_token(1, b"");
+    pair.table.store(&record.borrow(&key), 100).unwrap();
+    pair.table.check();
+}
+
+#[test]
+fn no_answer_depends_on_the_seed() {
+    let shown = |seed| {
+        let mut table = Table::new(seed, CoreId(0), 1);
+        for n in 0..3_000u32 {
+            let key = (n % 2_500).to_le_bytes();
+            let record = Owned::any(&mut Prng::new(u64::from(n)), n as usize % 50);
+            table.set(Token::of(&key), &record.borrow(&key)).unwrap();
+        }
+        let mut shown = Vec::new();
+        let end = table.walk((Token(0), None), Token(u64::MAX), |token, record| {
+            shown.push((token, record.key.to_vec(), Owned::of(&record)));
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(end.is_continue());
+        (shown, table.memory_bytes())
+    };
+    assert_eq!(shown(1), shown(2));
 }
 
 #[test]

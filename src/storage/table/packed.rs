@@ -15,7 +15,7 @@
 use crate::types::{Body, Hlc, MemberId, RecordRef, Version};
 
 /// Bytes before the key of a record that never expires.
-pub(super) const HEADER_BYTES: usize = 18;
+const HEADER_BYTES: usize = 18;
 
 const KEY_BYTES_MAX: usize = (1 << 16) - 1;
 const VALUE_BYTES_MAX: usize = (1 << 24) - 1;
