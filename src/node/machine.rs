@@ -24,7 +24,7 @@ use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnswer};
 use crate::types::{
-    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Reason, RecordRef, Slot, Token, Version,
+    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -376,8 +376,7 @@ impl Machine {
             return Err(Failure::not_applied(Reason::RequestIdReused));
         }
         if previous && entry.had_old && entry.old.is_none() {
-            return Err(Failure::not_applied(Reason::AnswerGone)
-                .message("the operation was applied before; the value that it replaced is no longer kept"));
+            return Err(Failure { outcome: Outcome::Applied, ..Failure::not_applied(Reason::AnswerGone) });
         }
         let old = entry.old.clone().filter(|_| previous).unwrap_or_default();
         let answer = WriteAnswer { version: entry.version, had_old: entry.had_old, old };

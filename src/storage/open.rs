@@ -417,11 +417,11 @@ impl<D: Disk> Reading<'_, D> {
                         self.shard.merge(Token::of(record.key), &record)?;
                         self.report.part_records += 1;
                     }
-                    Item::Core(bytes) => {
+                    Item::Core(bytes) | Item::Carried(_, _, bytes) => {
                         let unknown = || OpenError::Carried { dir: dir.into(), part };
                         self.carried(&Carried::decode(bytes).ok_or_else(unknown)?);
                     }
-                    Item::Slot(_) | Item::Record(..) | Item::Carried(..) => {}
+                    Item::Slot(_) | Item::Record(..) => {}
                 }
             }
         }
