@@ -66,7 +66,7 @@ pub struct Machine {
     hlc: HlcClock,
     replica: Replica,
     coordinator: Coordinator,
-    /// This core's own copies of writes that it coordinates, by the ticket that makes them count.
+    /// This core's own copies of writes that it coordinates, in the order of the tickets that make them count.
     own: VecDeque<(Ticket, AttemptId, Replaced)>,
     sweep: Sweep,
     stats: Stats,
@@ -485,8 +485,9 @@ impl Machine {
                 }
             }
             None => {
-                debug_assert!(self.own.back().is_none_or(|(last, ..)| *last <= ticket));
-                self.own.push_back((ticket, attempt, replaced));
+                // Tickets rise, but a version that is offered again waits for the one that it was first taken with.
+                let at = self.own.partition_point(|(last, ..)| *last <= ticket);
+                self.own.insert(at, (ticket, attempt, replaced));
             }
         }
     }
