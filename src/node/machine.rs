@@ -242,7 +242,8 @@ impl Machine {
                 Ok(())
             }
             Operation::Put { key, value, expiry, previous } => {
-                let expires_at_ms = self.check_put(value, *expiry, clock_ms)?;
+                // Counted from the clock that will judge it: a life is never shorter than was asked for.
+                let expires_at_ms = self.check_put(value, *expiry, self.hlc.peek(clock_ms).ms())?;
                 let body = Body::Value(value);
                 self.client_write(clock_ms, from, request, key, body, expires_at_ms, *previous, out)
             }
@@ -278,13 +279,13 @@ impl Machine {
     }
 
     /// The put's end, absolute: milliseconds since 1970, 0 = never.
-    fn check_put(&self, value: &[u8], expiry: Expiry, clock_ms: u64) -> Result<u64, Failure> {
+    fn check_put(&self, value: &[u8], expiry: Expiry, now_ms: u64) -> Result<u64, Failure> {
         self.check_value(value)?;
         let longest = self.config.limits.ttl_ms_max;
         let at_ms = match expiry {
             Expiry::Never => return Ok(0),
-            Expiry::InMs(ttl_ms) if (1..=longest).contains(&ttl_ms) => clock_ms + ttl_ms,
-            Expiry::AtMs(at_ms) if at_ms > clock_ms && at_ms - clock_ms <= longest => at_ms,
+            Expiry::InMs(ttl_ms) if (1..=longest).contains(&ttl_ms) => now_ms + ttl_ms,
+            Expiry::AtMs(at_ms) if at_ms > now_ms && at_ms - now_ms <= longest => at_ms,
             Expiry::InMs(_) | Expiry::AtMs(_) => {
                 return Err(Failure::not_applied(Reason::ExpiryInvalid).limit(longest, 0));
             }
