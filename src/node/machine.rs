@@ -18,7 +18,7 @@ use crate::replication::messages::{AttemptId, Message, MessageBody, OwnedRecord,
 use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::replication::replica::{Naming, Replica, Taken};
 use crate::storage::log::{BatchPlan, Log, Ticket};
-use crate::storage::log_record::{Attempt, Round};
+use crate::storage::log_record::{Attempt, LogRecord, Round};
 use crate::storage::shard::Shard;
 use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
@@ -68,6 +68,8 @@ pub struct Machine {
     coordinator: Coordinator,
     /// This core's own copies of writes that it coordinates, in the order of the tickets that make them count.
     own: VecDeque<(Ticket, AttemptId, Replaced)>,
+    /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
+    told: (Hlc, Ticket),
     sweep: Sweep,
     stats: Stats,
     /// The disk has no room for another segment.
@@ -96,6 +98,7 @@ impl Machine {
             replica: Replica::new(shard, log),
             coordinator: Coordinator::default(),
             own: VecDeque::new(),
+            told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
             stats: Stats::default(),
             disk_full: false,
@@ -231,14 +234,18 @@ impl Machine {
                 let at = self.hlc.peek(clock_ms);
                 let (record, wait) = self.replica.read(Token::of(key), key);
                 let answer = scan::read_answer(record, *value, at);
+                let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
+                let wait = wait.max(self.tell_end(ended_ms, at));
                 self.stats.reads += 1;
                 out.answer(wait, from, Answer::Read(answer));
                 Ok(())
             }
             Operation::Scan(range) => {
-                let page = scan::page(self.replica.shard(), range, self.hlc.peek(clock_ms));
+                let at = self.hlc.peek(clock_ms);
+                let (page, ended_ms) = scan::page(self.replica.shard(), range, at);
+                let wait = self.tell_end(ended_ms, at).max(self.replica.wait_for_all());
                 self.stats.pages += 1;
-                out.answer(self.replica.wait_for_all(), from, Answer::Page(page));
+                out.answer(wait, from, Answer::Page(page));
                 Ok(())
             }
             Operation::Put { key, value, expiry, previous } => {
@@ -257,6 +264,20 @@ impl Machine {
                 self.replicate(clock_ms, from, request, record, out)
             }
         }
+    }
+
+    /// Somebody is about to be told of an end, judged at the clock reading `at`. What has ended stays so over a restart
+    /// with a clock set back: the bound that the log carries must have passed the end first. The ticket to wait for.
+    fn tell_end(&mut self, ended_ms: u64, at: Hlc) -> Option<Ticket> {
+        let log = self.replica.log_mut();
+        if ended_ms <= log.durable_hlc_bound().ms() {
+            return None;
+        }
+        if self.told.0.ms() < ended_ms {
+            self.hlc.observe(at);
+            self.told = (at, log.append(&LogRecord::HlcBound(at)));
+        }
+        Some(self.told.1)
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), Failure> {
