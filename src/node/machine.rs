@@ -432,14 +432,33 @@ impl Machine {
             WriteKind::Write,
         );
         let attempt = self.coordinator.open(operation);
+        let own_ticket = own.as_ref().map(|(ticket, _)| *ticket);
         if let Some((ticket, replaced)) = own {
             self.wait_for_own(ticket, attempt, replaced, out);
         }
-        for member in others {
-            let body = MessageBody::Write { attempt, record: owned(&record), label: None };
-            out.at_once(Effect::Send { to: member, message: self.message(slot, body) });
+        if !others.is_empty() {
+            self.offer(attempt, owned(&record), own_ticket, &others, out);
         }
         Ok(())
+    }
+
+    /// Sends a record to other replicas. A version above the durable bound leaves only with its own record, or with a
+    /// bound that covers it: else a crash could let this core issue the same version again, for something else.
+    fn offer(
+        &mut self,
+        attempt: AttemptId,
+        record: OwnedRecord,
+        own: Option<Ticket>,
+        others: &[MemberId],
+        out: &mut Effects,
+    ) {
+        let (hlc, slot) = (record.version.hlc, Token::of(&record.key).slot());
+        let wait = (hlc > self.replica.log().durable_hlc_bound())
+            .then(|| own.unwrap_or_else(|| self.replica.log_mut().append(&LogRecord::HlcBound(hlc))));
+        for member in others {
+            let body = MessageBody::Write { attempt, record: record.clone(), label: None };
+            out.after(wait, Effect::Send { to: *member, message: self.message(slot, body) });
+        }
     }
 
     /// The seed's Replicate: one version of member 0, for this node alone.
