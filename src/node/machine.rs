@@ -575,6 +575,9 @@ impl Machine {
             self.hlc.observe(hlc);
         }
         match body {
+            MessageBody::Write { record, .. } if !self.is_of(slot, &record.key) => {
+                self.stats.peer_refusals += 1;
+            }
             MessageBody::Write { attempt, record, label } => {
                 let (wait, verdict, replaced) =
                     self.peer_write(clock_ms, slot, configuration, &record, label);
@@ -590,6 +593,13 @@ impl Machine {
             // Nothing else counts toward a quorum: the operation goes on until its deadline.
             MessageBody::WriteAnswer { .. } => self.stats.peer_refusals += 1,
         }
+    }
+
+    /// Is it a key of that slot, and the slot one of this core?
+    fn is_of(&self, slot: Slot, key: &[u8]) -> bool {
+        self.check_key(key).is_ok()
+            && Token::of(key).slot() == slot
+            && slot.core(self.config.cores) == self.config.core
     }
 
     /// Takes a peer's record. The answer leaves after the ticket.
@@ -610,7 +620,8 @@ impl Machine {
             return (None, Verdict::ClockAhead, Replaced::default());
         }
         let bytes = record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
-        if self.check_room(bytes, record.value.is_none()).is_err() {
+        let fits = record.value.as_deref().is_none_or(|value| self.check_value(value).is_ok());
+        if !fits || self.check_room(bytes, record.value.is_none()).is_err() {
             return (None, Verdict::NoRoom, Replaced::default());
         }
         self.hlc.observe(record.version.hlc);
