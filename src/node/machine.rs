@@ -32,7 +32,7 @@ use alloc::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-/// How far the clock's bound in the log rides ahead of what was issued (`ENGINE.md` §2), milliseconds.
+/// How far the clock's bound in the log rides ahead of the clock (`ENGINE.md` §2), milliseconds.
 const HLC_BOUND_MS: u64 = 500;
 /// Bytes that a record takes in the log beside its key and value, at most.
 const RECORD_OVERHEAD: usize = 128;
@@ -144,7 +144,7 @@ impl Machine {
     /// What to write to the log now, if anything: call until None after each pass. The shell fills the batch's blocks
     /// with [`Log::encode`] and writes them.
     pub fn next_batch(&mut self, now: Now) -> Option<BatchPlan> {
-        let bound = Hlc::at_ms(self.hlc.last().ms() + HLC_BOUND_MS);
+        let bound = Hlc::at_ms(self.hlc.peek(self.clock.read(now)).ms() + HLC_BOUND_MS);
         self.replica.log_mut().next_batch(now.mono, bound)
     }
 
