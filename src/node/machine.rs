@@ -24,7 +24,7 @@ use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnswer};
 use crate::types::{
-    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Reason, RecordRef, Slot, Token, Version,
+    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -350,7 +350,7 @@ impl Machine {
         });
         if let Some(naming) = naming {
             self.replica.shard_mut().identities_mut().done_below(naming.id.client, request.done_below);
-            if let Some(()) = self.repeat(from, key, naming, previous, out)? {
+            if self.repeat(from, key, naming, previous, request, out) {
                 return Ok(());
             }
         }
@@ -377,31 +377,65 @@ impl Machine {
         Version::new(self.hlc.issue(clock_ms), self.config.member)
     }
 
-    /// Answers a named operation that is known, again. None: it is not known.
+    /// Answers a named operation that is known, again; false: it is not known. Whatever is said of it waits until the
+    /// operation is durable, and success until its quorum holds it.
     fn repeat(
         &mut self,
         from: Asker,
         key: &Bytes,
         naming: Naming,
         previous: bool,
+        request: &Request,
         out: &mut Effects,
-    ) -> Result<Option<()>, Failure> {
-        let Some(entry) = self.replica.shard().identities().get(naming.id) else { return Ok(None) };
+    ) -> bool {
+        let Some(entry) = self.replica.shard().identities().get(naming.id) else { return false };
         if entry.payload_hash != naming.payload_hash {
-            return Err(Failure::not_applied(Reason::RequestIdReused));
+            self.refuse_durably(from, Failure::not_applied(Reason::RequestIdReused), out);
+            return true;
         }
+        self.stats.repeats += 1;
         if previous && entry.had_old && entry.old.is_none() {
-            return Err(Failure::not_applied(Reason::AnswerGone)
-                .message("the operation was applied before; the value that it replaced is no longer kept"));
+            // In doubt is what a client must take it for: another try under another name could apply it twice.
+            let failure = Failure::in_doubt(Reason::AnswerGone)
+                .message("the operation was applied before; the value that it replaced is no longer kept");
+            self.refuse_durably(from, failure, out);
+            return true;
         }
         let old = entry.old.clone().filter(|_| previous).unwrap_or_default();
-        let answer = WriteAnswer { version: entry.version, had_old: entry.had_old, old };
-        self.stats.repeats += 1;
-        out.answer(self.replica.wait_for(Token::of(key)), from, Answer::Write(answer));
-        Ok(Some(()))
+        let (version, had_old, replaced) = (entry.version, entry.had_old, entry.replaced);
+        let token = Token::of(key);
+        let wait = self.replica.wait_for(token);
+        let sets = self.sets(token.slot());
+        if sets.all().all(|member| member == self.config.member) {
+            out.answer(wait, from, Answer::Write(WriteAnswer { version, had_old, old }));
+            return true;
+        }
+        match self
+            .replica
+            .shard()
+            .get(token, key)
+            .filter(|held| held.version == version)
+            .map(|held| owned(&held))
+        {
+            Some(record) => {
+                let replaced = Replaced { version: replaced, value: had_old.then_some(old) };
+                let own = Some((wait.unwrap_or(Ticket::RECOVERED), replaced));
+                self.drive(from, request, record.version, sets, own, || record, out);
+            }
+            // It was replaced here since, and whether it ever had its quorum is not known.
+            None => self.refuse_durably(from, Failure::in_doubt(Reason::NoQuorumInTime), out),
+        }
+        true
     }
 
-    /// Drives an accepted write to its quorum: to every replica of its slot, this one included.
+    /// A refusal that speaks of what is in the log.
+    fn refuse_durably(&mut self, from: Asker, failure: Failure, out: &mut Effects) {
+        self.stats.failures += 1;
+        self.stats.in_doubt += u64::from(failure.outcome == Outcome::InDoubt);
+        out.after(self.replica.wait_for_all(), Effect::Reply { to: from, reply: Err(failure) });
+    }
+
+    /// Takes an accepted write on: into this core's own table and log if it is a replica, and to the others.
     fn coordinate(
         &mut self,
         accepted: Accepted<'_>,
@@ -409,8 +443,7 @@ impl Machine {
         out: &mut Effects,
     ) -> Result<(), Failure> {
         let Accepted { from, record, naming, previous } = accepted;
-        let slot = Token::of(record.key).slot();
-        let sets = self.sets(slot);
+        let sets = self.sets(Token::of(record.key).slot());
         let mut own = None;
         if sets.all().any(|member| member == self.config.member) {
             let (taken, replaced) = self.replica.write(&record, None, naming, record.version.hlc, previous);
@@ -422,24 +455,34 @@ impl Machine {
                 }
             }
         }
+        self.drive(from, request, record.version, sets, own, || owned(&record), out);
+        Ok(())
+    }
+
+    /// Drives a write to its quorum. `own`: this core's copy, if it is a replica; `record` is asked for only if there are
+    /// others to send it to.
+    #[expect(clippy::too_many_arguments, reason = "one operation's parts, borrowed apart from each other")]
+    fn drive(
+        &mut self,
+        from: Asker,
+        request: &Request,
+        version: Version,
+        sets: ReplicaSets,
+        own: Option<(Ticket, Replaced)>,
+        record: impl FnOnce() -> OwnedRecord,
+        out: &mut Effects,
+    ) {
         let others: Replicas = sets.all().filter(|member| *member != self.config.member).collect();
-        let operation = WriteOperation::new(
-            from,
-            record.version,
-            sets,
-            request.level,
-            request.deadline,
-            WriteKind::Write,
-        );
+        let Request { level, deadline, .. } = *request;
+        let operation = WriteOperation::new(from, version, sets, level, deadline, WriteKind::Write);
         let attempt = self.coordinator.open(operation);
-        let own_ticket = own.as_ref().map(|(ticket, _)| *ticket);
+        let ticket = own.as_ref().map(|(ticket, _)| *ticket);
         if let Some((ticket, replaced)) = own {
             self.wait_for_own(ticket, attempt, replaced, out);
         }
         if !others.is_empty() {
-            self.offer(attempt, owned(&record), own_ticket, &others, out);
+            self.offer(attempt, record(), ticket, &others, out);
         }
-        Ok(())
     }
 
     /// Sends a record to other replicas. A version above the durable bound leaves only with its own record, or with a
