@@ -132,15 +132,18 @@ enum InspectCommand {
         /// Table or JSON
         #[arg(short, long, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
         output: Output,
-        /// A data directory, or a file of one
+        /// A data directory, a core's directory, or a file of one
         path: PathBuf,
     },
-    /// List the records, without their values
+    /// List the records that can be read; exit code 74 if something could not
     Dump {
+        /// Show values, too
+        #[arg(long)]
+        values: bool,
         /// Tab-separated lines or JSON objects
         #[arg(short, long, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
         output: Output,
-        /// A data directory, or a file of one
+        /// A data directory, a core's directory, or a file of one
         path: PathBuf,
     },
 }
@@ -166,9 +169,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             with_settings(&flags, |settings, _| exit::print(&config::print(settings, origin)))
         }
         Command::Wal(InspectCommand::Verify { output, path }) => inspect::verify_log(&path, output),
-        Command::Wal(InspectCommand::Dump { output, path }) => inspect::dump_log(&path, output),
+        Command::Wal(InspectCommand::Dump { values, output, path }) => {
+            inspect::dump_log(&path, output, values)
+        }
         Command::Snapshot(InspectCommand::Verify { output, path }) => inspect::verify_snapshot(&path, output),
-        Command::Snapshot(InspectCommand::Dump { output, path }) => inspect::dump_snapshot(&path, output),
+        Command::Snapshot(InspectCommand::Dump { values, output, path }) => {
+            inspect::dump_snapshot(&path, output, values)
+        }
         Command::Generate { file } => exit::print(file.text()),
         Command::Completions { shell } => exit::print(&manual::completions(CommandLine::command(), shell)),
         Command::Man { dir } => man(&dir),

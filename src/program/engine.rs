@@ -1,8 +1,8 @@
-//! The one door from the programs to the engine: what `start`, `check`, `wal` and `snapshot` call. Everything else of
-//! `program` stays on this side of it.
+//! The one door from the programs to a node: what `start` and `check` call. Everything else of `program` stays on this
+//! side of it, but for the readers of `wal` and `snapshot`, which look at files without a node.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::sync::Arc;
 
 use crate::rpc::backend::Setting;
 use crate::runtime::cpus::CoresWanted;
@@ -11,17 +11,16 @@ use crate::runtime::disk::Flush;
 use crate::runtime::node::{self, NodeConfig, NodeError};
 use crate::runtime::probe::probe;
 use crate::storage::data_dir::DataDirError;
-use crate::storage::open::OpenError;
+use crate::storage::open::{Damage, OpenError};
 use crate::storage::small_file::FileError;
+use crate::types::SLOTS;
 
 use super::exit::{Exit, Refusal};
-use super::inspect::{Entry, LogReport, PartReport};
-use super::setting::{Key, setting};
-use super::settings::{Cores, Durability, Settings};
-use super::sources::Origin;
-
-/// What a listing hands its entries to. It may refuse to take more.
-pub type Sink<'a> = &'a mut dyn FnMut(Entry) -> Result<(), Refusal>;
+use super::inspect;
+use super::offline_log;
+use super::quantity::roughly_bytes;
+use super::setting::setting;
+use super::settings::{Cores, Durability, Founding, Settings};
 
 /// Runs the node until it is told to stop. Diagnostics are set up, the settings are judged.
 ///
@@ -38,11 +37,6 @@ pub fn probe_io_uring() -> Option<Result<(), String>> {
 }
 
 fn node_config(settings: &Settings) -> Result<NodeConfig, Refusal> {
-    let founding = match (settings.bootstrap, settings.join.is_empty()) {
-        (true, _) => node::Founding::Bootstrap,
-        (false, false) => node::Founding::Join,
-        (false, true) => node::Founding::Unsaid,
-    };
     let admin = settings.advertised_admin().map_or_else(String::new, |address| address.to_string());
     let entries = settings.entries().into_iter().map(|entry| Setting {
         key: setting(entry.key).path(),
@@ -52,13 +46,15 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Refusal> {
     Ok(NodeConfig {
         data_dir: settings.data_dir.clone(),
         name: settings.name.clone(),
-        name_asked: settings.origin(Key::Name) != Origin::Default,
         zone: settings.zone.clone(),
         listen: settings.listen,
         peer_listen: settings.peer_listen,
         admin_listen: settings.admin_listen,
         advertise: [settings.advertised().to_string(), settings.advertised_peer().to_string(), admin],
-        founding,
+        founding: Arc::new({
+            let settings = settings.clone();
+            move |member| decide(&settings, member)
+        }),
         replication: settings.replication,
         cores: match &settings.cores {
             Cores::All => CoresWanted::All,
@@ -78,16 +74,33 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Refusal> {
     })
 }
 
+/// What [`Settings::founding`] says, for the node; its note is told here, its refusal by [`refusal`].
+fn decide(settings: &Settings, member: Option<&str>) -> Option<node::Founding> {
+    let (founding, note) = settings.founding(member).ok()?;
+    if let Some(note) = note {
+        tracing::info!("{note}");
+    }
+    Some(match founding {
+        Founding::Resume => node::Founding::Resume,
+        Founding::Bootstrap => node::Founding::Bootstrap,
+        Founding::Join(_) => node::Founding::Join,
+    })
+}
+
 /// Which code a node's failure ends with, and what to do about it.
 fn refusal(settings: &Settings, error: NodeError) -> Refusal {
     let what = error.to_string();
     match error {
         NodeError::Probe(_) => Refusal::new(Exit::NOT_PERMITTED, what).fix("more: ringcore check"),
         NodeError::Cpus(_) | NodeError::CannotJoin => Refusal::new(Exit::SETTING, what),
-        NodeError::NoCluster(_) => match settings.founding(None) {
-            Err(refusal) => refusal,
-            Ok(_) => Refusal::new(Exit::SETTING, what),
-        },
+        NodeError::Refused { member, .. } => {
+            settings.founding(member.as_deref()).expect_err("what was refused is refused again")
+        }
+        NodeError::NoRoom { before, needed, free, .. } => {
+            let lacking = roughly_bytes(needed - free + (1 << 20));
+            Refusal::new(Exit::SETTING, what)
+                .fix(format!("fix: make room for {lacking} more, or start with --cores {before} as before"))
+        }
         NodeError::Claim(ClaimError::InUse { .. }) => {
             Refusal::new(Exit::FAILURE, what).fix("fix: stop that process, or start with another --data-dir")
         }
@@ -111,58 +124,36 @@ fn refusal(settings: &Settings, error: NodeError) -> Refusal {
 
 fn data_refusal(settings: &Settings, error: OpenError) -> Refusal {
     match error {
-        OpenError::DataDir(DataDirError::OtherName { found, .. }) => settings
-            .founding(Some(&found))
-            .expect_err("the name that was asked for is not the one that was found"),
         OpenError::DataDir(
             error @ (DataDirError::NotOurs { .. } | DataDirError::File(FileError::NotOurs { .. })),
         ) => Refusal::new(Exit::SETTING, error.to_string()).fix("fix: start with another --data-dir"),
-        OpenError::Damaged(damage) => {
-            let mut refusal =
-                Refusal::new(Exit::IO, "stored data is damaged: acknowledged writes may be unreadable");
-            for damage in damage {
-                refusal = refusal.fix(damage.to_string());
-            }
-            refusal.fix("look: ringcore wal verify DIR, ringcore wal dump DIR").fix(
-                "fix: restore a copy; or go on without what is unreadable: --accept-data-loss, for one start",
-            )
-        }
+        OpenError::Damaged(damage) => damaged(settings, &damage),
         error => Refusal::new(Exit::IO, error.to_string()),
     }
 }
 
-/// Reads the log of a data directory, of one core or of a single segment, without changing it.
-///
-/// # Errors
-/// What is there is not a log, or cannot be read.
-pub fn verify_log(path: &Path) -> Result<Vec<LogReport>, Refusal> {
-    Err(not_built(&format!("the log in {} cannot be read", path.display())))
-}
-
-/// Gives every record of a log in the order of its LSNs.
-///
-/// # Errors
-/// As [`verify_log`]; or what the sink refuses.
-pub fn dump_log(path: &Path, _sink: Sink<'_>) -> Result<(), Refusal> {
-    Err(not_built(&format!("the log in {} cannot be read", path.display())))
-}
-
-/// Reads the snapshots of a data directory, of one core or a single part, without changing them.
-///
-/// # Errors
-/// What is there is not a snapshot, or cannot be read.
-pub fn verify_snapshot(path: &Path) -> Result<Vec<PartReport>, Refusal> {
-    Err(not_built(&format!("the snapshot in {} cannot be read", path.display())))
-}
-
-/// Gives every record of a snapshot in the order of slots.
-///
-/// # Errors
-/// As [`verify_snapshot`]; or what the sink refuses.
-pub fn dump_snapshot(path: &Path, _sink: Sink<'_>) -> Result<(), Refusal> {
-    Err(not_built(&format!("the snapshot in {} cannot be read", path.display())))
-}
-
-fn not_built(what: &str) -> Refusal {
-    Refusal::new(Exit::FAILURE, format!("{what}: the engine is not built yet"))
+/// What is damaged, what can be read all the same, and what to do. The node has let go of its files by now, so they can
+/// be read again, for the sake of who has to decide.
+fn damaged(settings: &Settings, damage: &[Damage]) -> Refusal {
+    let dir = settings.data_dir.display();
+    let what = format!("the data in {dir} is damaged: acknowledged writes may be unreadable");
+    let mut refusal = Refusal::new(Exit::IO, what);
+    for Damage { dir, slots, log, .. } in damage {
+        let reports = match log {
+            Some(_) => offline_log::verify(&settings.data_dir.join(dir)).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        for line in reports.iter().flat_map(inspect::explain) {
+            refusal = refusal.fix(format!("{dir}: log: {line}"));
+        }
+        if !slots.is_empty() {
+            let slots = slots.len();
+            refusal =
+                refusal.fix(format!("{dir}: snapshot: records of {slots} of {SLOTS} slots may be missing"));
+        }
+    }
+    refusal
+        .fix(format!("look: ringcore wal verify {dir}; ringcore snapshot verify {dir}"))
+        .fix("fix: restore a copy of the directory")
+        .fix("  or give up what is unreadable, for good: --accept-data-loss, for one start")
 }

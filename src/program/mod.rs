@@ -28,6 +28,8 @@ pub mod disk_probe;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]
+pub mod entry;
+#[cfg(feature = "server")]
 pub mod file_system;
 #[cfg(feature = "server")]
 pub mod generate;
@@ -36,7 +38,15 @@ pub mod inspect;
 #[cfg(feature = "server")]
 pub mod machine;
 #[cfg(feature = "server")]
+pub mod offline_log;
+#[cfg(feature = "server")]
+pub mod offline_snapshot;
+#[cfg(feature = "server")]
 mod parse;
+#[cfg(feature = "server")]
+pub mod place;
+#[cfg(feature = "server")]
+pub mod read_only_disk;
 #[cfg(feature = "server")]
 pub mod setting;
 #[cfg(feature = "server")]

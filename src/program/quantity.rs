@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them: `64MiB`, `250ms`. Integers throughout; knows no setting.
+//! Sizes, durations and times as people write them: `64MiB`, `250ms`. Integers throughout; knows no setting.
 
 /// Reads a number of bytes: plain, or with B, KiB, MiB, GiB or TiB behind it.
 ///
@@ -61,6 +61,27 @@ pub fn format_duration_ms(ms: u64) -> String {
     }
 }
 
+/// Milliseconds since 1970 as `2026-11-22 16:04:05.123 UTC`, in the calendar that is used today.
+pub fn format_utc_ms(ms: u64) -> String {
+    /// Days of 400 years, which repeat.
+    const DAYS_OF_ERA: u64 = 146_097;
+    /// From 0000-03-01 to 1970-01-01. Years that begin in March have the leap day at their end.
+    const DAYS_BEFORE_1970: u64 = 719_468;
+    let (days, of_day) = (ms / 86_400_000 + DAYS_BEFORE_1970, ms % 86_400_000);
+    let (era, day) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month_of_year) =
+        (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = era * 400 + year + u64::from(month_of_year <= 2);
+    let (hours, minutes) = (of_day / 3_600_000, of_day / 60_000 % 60);
+    let (seconds, milliseconds) = (of_day / 1_000 % 60, of_day % 1_000);
+    format!(
+        "{year:04}-{month_of_year:02}-{day:02} {hours:02}:{minutes:02}:{seconds:02}.{milliseconds:03} UTC"
+    )
+}
+
 fn split(text: &str) -> (&str, &str) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     (&text[..digits], text[digits..].trim_start())
@@ -107,5 +128,22 @@ mod tests {
                 assert_eq!(parse_duration_ms(&format_duration_ms(number)), Ok(number));
             }
         }
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        // date -u -d @SECONDS
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00.000 UTC"),
+            (951_782_400, "2000-02-29 00:00:00.000 UTC"),
+            (951_868_799, "2000-02-29 23:59:59.000 UTC"),
+            (951_868_800, "2000-03-01 00:00:00.000 UTC"),
+            (1_795_363_445, "2026-11-22 16:04:05.000 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00.000 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59.000 UTC"),
+        ] {
+            assert_eq!(format_utc_ms(seconds * 1_000), text);
+        }
+        assert!(format_utc_ms(1_234).ends_with(":01.234 UTC"));
     }
 }

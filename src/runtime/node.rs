@@ -18,9 +18,10 @@ use crate::cluster::ring::Ring;
 use crate::rpc::backend::{Phase, Setting};
 use crate::rpc::server;
 use crate::rpc::stats::Counters;
+use crate::storage::block::BLOCK_BYTES;
 use crate::storage::data_dir::{self, DataDirError, NodeFile};
-use crate::storage::disk::DiskError;
-use crate::storage::open::{OpenError, OpenOptions, seal_layout};
+use crate::storage::disk::{Disk as _, DiskError};
+use crate::storage::open::{OpenError, OpenOptions, layout_bytes, seal_layout};
 use crate::storage::segment::LogShape;
 use crate::types::{ClusterId, CoreId, Limits, MemberId};
 use std::io;
@@ -31,26 +32,31 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 /// Connections at a time, of all cores, to the admin port.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// What a directory that belongs to no member yet is for.
+/// Segments of a core that has little data: the one that is written, a spare, and one that is being made.
+const SEGMENTS_AT_LEAST: u64 = 3;
+const SEGMENT_BYTES: u64 = LogShape::SEGMENT_BLOCKS as u64 * BLOCK_BYTES as u64;
+
+/// What a start does about the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Founding {
-    /// Nobody said.
-    Unsaid,
-    /// To found a cluster of one.
+    /// Go on as the member that the directory belongs to.
+    Resume,
+    /// Found a cluster of one.
     Bootstrap,
-    /// To join a cluster.
+    /// Join a cluster.
     Join,
 }
 
+/// Decides that, given the name of the member that the directory belongs to, if any; None = it is refused.
+pub type Decide = Arc<dyn Fn(Option<&str>) -> Option<Founding> + Send + Sync>;
+
 /// What a node is told. Every value has been checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeConfig {
     /// Where its data lies.
     pub data_dir: PathBuf,
     /// Its name, if the directory has none yet.
     pub name: String,
-    /// The name was asked for: a directory of another member is refused.
-    pub name_asked: bool,
     /// Its zone.
     pub zone: String,
     /// For clients.
@@ -61,8 +67,8 @@ pub struct NodeConfig {
     pub admin_listen: Option<SocketAddr>,
     /// The same three as others should use them; the last one empty = off.
     pub advertise: [String; 3],
-    /// What a directory without a member is for.
-    pub founding: Founding,
+    /// What to do about the cluster.
+    pub founding: Decide,
     /// Replicas of each key when a cluster is founded.
     pub replication: u8,
     /// Which cores.
@@ -95,9 +101,29 @@ pub enum NodeError {
     /// The data directory cannot be had.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// The data directory belongs to nobody, and nobody said what to do with it.
-    #[error("the data directory {} belongs to no cluster yet", .0.display())]
-    NoCluster(PathBuf),
+    /// [`NodeConfig::founding`] refused the directory of this member, or one of none.
+    #[error("the data directory {} is not to be used", path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        member: Option<String>,
+    },
+    /// Another number of cores needs room for a second copy of the data until all of it has been taken over.
+    #[error(
+        "a start with {cores} cores instead of {before} needs {needed} bytes of disk until the data is taken over, \
+         and there are {free}"
+    )]
+    NoRoom {
+        /// Cores asked for.
+        cores: u16,
+        /// Cores of the last start.
+        before: u16,
+        /// Bytes to be had at least.
+        needed: u64,
+        /// Bytes that can be had.
+        free: u64,
+    },
     /// Nodes of this version form clusters of one.
     #[error("this version cannot join a cluster yet: it runs clusters of one node")]
     CannotJoin,
@@ -297,35 +323,48 @@ fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, No
 }
 
 async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> Result<NodeFile, NodeError> {
-    let mut node = match data_dir::find(disk).await? {
-        Some(node) => {
-            if config.name_asked {
-                node.require_name(&config.name)?;
-            }
-            if config.founding != Founding::Unsaid {
-                tracing::info!(
-                    name = node.name,
-                    "--bootstrap and --join are ignored: the directory has a member"
-                );
-            }
-            node
-        }
-        None if config.founding == Founding::Join => return Err(NodeError::CannotJoin),
-        None if config.founding == Founding::Bootstrap => {
+    let found = data_dir::find(disk).await?;
+    let member = found.as_ref().map(|node| node.name.as_str());
+    let mut node = match ((config.founding)(member), found) {
+        (Some(Founding::Resume), Some(node)) => node,
+        (Some(Founding::Bootstrap), None) => {
             let mut cluster = ClusterId::default();
             fill_random(&mut cluster.0)?;
             data_dir::create(disk, cluster, MemberId::FIRST, &config.name).await?
         }
-        None => return Err(NodeError::NoCluster(config.data_dir.clone())),
+        (Some(Founding::Join), None) => return Err(NodeError::CannotJoin),
+        (None, found) => {
+            let member = found.map(|node| node.name);
+            return Err(NodeError::Refused { path: config.data_dir.clone(), member });
+        }
+        (Some(_), _) => unreachable!("a member resumes, and only that"),
     };
     data_dir::sweep(disk, &node).await?;
+    let new_layout = node.active().is_none_or(|layout| layout.cores != cores);
+    if new_layout {
+        require_room(disk, &node, cores).await?;
+    }
     data_dir::count_start(disk, &mut node).await?;
-    if node.active().is_none_or(|layout| layout.cores != cores) {
+    if new_layout {
         let options = open_options(config, 0);
         seal_layout(disk, &node, &options).await?;
         data_dir::begin_layout(disk, &mut node, cores).await?;
     }
     Ok(node)
+}
+
+/// The old files stay until every new core has written all its parts: by then the new ones have grown as large.
+async fn require_room(disk: &DirDisk, node: &NodeFile, cores: u16) -> Result<(), NodeError> {
+    let Some(active) = node.active() else { return Ok(()) };
+    let mut needed = u64::from(cores) * SEGMENTS_AT_LEAST * SEGMENT_BYTES;
+    for layout in node.layouts() {
+        needed += layout_bytes(disk, layout).await?;
+    }
+    let free = disk.free_bytes().await?;
+    if free < needed {
+        return Err(NodeError::NoRoom { cores, before: active.cores, needed, free });
+    }
+    Ok(())
 }
 
 pub(super) fn open_options(config: &NodeConfig, seed: u64) -> OpenOptions {

@@ -254,7 +254,7 @@ fn operation_whose_answer_is_gone_is_not_called_unapplied() {
     assert_eq!(bench.reply(again), None, "what it says of the operation must be durable");
     bench.flush();
     let failure = bench.failed(again);
-    assert_eq!((failure.reason, failure.outcome), (Reason::AnswerGone, Outcome::InDoubt));
+    assert_eq!((failure.reason, failure.outcome), (Reason::AnswerGone, Outcome::Applied));
 }
 
 // Limits.
