@@ -18,7 +18,7 @@ use crate::replication::messages::{AttemptId, Message, MessageBody, OwnedRecord,
 use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::replication::replica::{Naming, Replica, Taken};
 use crate::storage::log::{BatchPlan, Log, Ticket};
-use crate::storage::log_record::{Attempt, Round};
+use crate::storage::log_record::{Attempt, ControlKind, LogRecord, Round};
 use crate::storage::shard::Shard;
 use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
@@ -138,6 +138,13 @@ impl Machine {
         }
     }
 
+    /// Writes the epoch in force into the log: at the founding of a cluster, before anything is served. Returns the
+    /// ticket to wait for.
+    pub fn log_epoch(&mut self) -> Ticket {
+        let bytes = self.ring.epoch().encode();
+        self.replica.log_mut().append(&LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes })
+    }
+
     /// What to write to the log now, if anything: call until None after each pass. The shell fills the batch's blocks
     /// with [`Log::encode`] and writes them.
     pub fn next_batch(&mut self, now: Now) -> Option<BatchPlan> {
@@ -180,14 +187,14 @@ impl Machine {
         self.stopping && self.coordinator.is_empty() && !self.replica.log().wants_tick()
     }
 
-    /// Is there no room on the disk for another segment?
+    /// Is there no room on the disk for another segment, and none ready?
     pub fn is_disk_full(&self) -> bool {
-        self.disk_full
+        self.disk_full && self.replica.log().segments_left() == 0
     }
 
     /// Is the disk or the memory full?
     pub fn is_full(&self) -> bool {
-        self.disk_full || self.replica.shard().table().memory_bytes() > self.config.memory_limit
+        self.is_disk_full() || self.replica.shard().table().memory_bytes() > self.config.memory_limit
     }
 
     /// Milliseconds since 1970 on this node's own clock.
@@ -299,7 +306,7 @@ impl Machine {
         if self.coordinator.len() >= limits.operations_max || !log.has_room(bytes + RECORD_OVERHEAD) {
             return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
         }
-        if self.disk_full && log.segments_left() == 0 {
+        if self.is_disk_full() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::DiskFull) });
         }
         let memory = self.replica.shard().table().memory_bytes();
