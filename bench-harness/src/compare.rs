@@ -21,7 +21,7 @@ const CLIENT_CPU: usize = 1;
 
 /// What can be compared.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Comparison {
+pub(crate) enum Comparison {
     /// A node that flushes beside one that does not: throughput of Puts.
     Durable,
     /// A node beside the empty service: CPU time of a Get.
@@ -41,30 +41,30 @@ pub enum Comparison {
 }
 
 /// What every comparison is told.
-pub struct Bench {
+pub(crate) struct Bench {
     /// The node's program.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
     /// An older one.
-    pub before: Option<PathBuf>,
+    pub(crate) before: Option<PathBuf>,
     /// Where servers keep their data; emptied before each comparison.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Rounds that count.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
     /// Of one side in one round.
-    pub round: Duration,
+    pub(crate) round: Duration,
     /// Calls in flight.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Keys that are asked for.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Records that are recovered, and those of the table.
-    pub many_records: u64,
+    pub(crate) many_records: u64,
     /// How long an idle node is watched.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 impl Bench {
     /// Runs one comparison.
-    pub fn run(&self, comparison: Comparison) -> io::Result<Outcome> {
+    pub(crate) fn run(&self, comparison: Comparison) -> io::Result<Outcome> {
         // Of an earlier comparison, or of a run that was interrupted.
         match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -118,7 +118,8 @@ impl Bench {
         let load = self.load(Method::Put, Some(CLIENT_CPU));
         let mut sides = [self.side("Put, flushed", &flushed, load)?, self.side("Put, none", &none, load)?];
         let rounds = Rounds::run(&mut sides, self.rounds)?;
-        let finding = Finding::new("throughput, flushed / none", rounds.throughput(0, 1), "", Target::AtLeast(0.9));
+        let finding =
+            Finding::new("throughput, flushed / none", rounds.throughput(0, 1), "", Target::AtLeast(0.9));
         Ok(Outcome { comparison: "durable", figures: rounds.figures, findings: vec![finding] })
     }
 
@@ -150,9 +151,11 @@ impl Bench {
     }
 
     fn before(&self) -> io::Result<Outcome> {
-        let program = self.before.clone().ok_or_else(|| io::Error::other("--before names the older program"))?;
+        let program =
+            self.before.clone().ok_or_else(|| io::Error::other("--before names the older program"))?;
         let now = self.start_filled(&self.node("flushed"), SERVER_CORE, "now")?;
-        let before = self.start_filled(&Kind::Node { program, durability: "flushed" }, SERVER_CORE, "before")?;
+        let before =
+            self.start_filled(&Kind::Node { program, durability: "flushed" }, SERVER_CORE, "before")?;
         let (mut figures, mut findings) = (Vec::new(), Vec::new());
         for method in [Method::Get, Method::Put] {
             let load = self.load(method, Some(CLIENT_CPU));
@@ -187,8 +190,12 @@ impl Bench {
             let spent = node.cpu_time()? - before;
             shares.push(spent.as_secs_f64() * 100.0 / begun.elapsed().as_secs_f64());
         }
-        let finding =
-            Finding::new("CPU of an idle node of two cores", Spread::of(&shares), "% of a core", Target::AtMost(1.0));
+        let finding = Finding::new(
+            "CPU of an idle node of two cores",
+            Spread::of(&shares),
+            "% of a core",
+            Target::AtMost(1.0),
+        );
         Ok(Outcome { comparison: "idle", figures: Vec::new(), findings: vec![finding] })
     }
 
@@ -236,7 +243,7 @@ fn fill(server: &Server, records: u64) -> io::Result<()> {
 }
 
 /// A node under a little of everything, stopped in order and started again: does it work at all, and what does it do?
-pub fn smoke(program: &Path, dir: &Path, seconds: u64) -> io::Result<Vec<Figures>> {
+pub(crate) fn smoke(program: &Path, dir: &Path, seconds: u64) -> io::Result<Vec<Figures>> {
     let kind = Kind::Node { program: program.to_owned(), durability: "flushed" };
     let records = 20_000;
     let server = Server::start(&kind, "1", dir)?;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 const CONNECTIONS_MAX: usize = 1_024;
 
 /// Serves until it is killed.
-pub fn run(listen: SocketAddr, cores: CoresWanted) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(listen: SocketAddr, cores: CoresWanted) -> Result<(), Box<dyn Error>> {
     let cpus = Available::read()?.plan(&cores, true)?;
     let listener = Listener::bind(listen, acceptor::Port::Clients, Place::LeastLoaded, CONNECTIONS_MAX)?;
     let (acceptor, intakes) = Acceptor::new(cpus.len());

@@ -10,15 +10,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Bytes of a key.
-pub const KEY_BYTES: usize = 16;
+pub(crate) const KEY_BYTES: usize = 16;
 /// Bytes of a value.
-pub const VALUE_BYTES: usize = 100;
+pub(crate) const VALUE_BYTES: usize = 100;
 /// Bytes of a message's prefix in gRPC.
 const PREFIX_BYTES: usize = 5;
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
-pub enum Until {
+pub(crate) enum Until {
     /// After so long; calls begun before are waited for.
     Time(Duration),
     /// When every record has been written once.
@@ -27,44 +27,44 @@ pub enum Until {
 
 /// What is done to a server.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub(crate) struct Load {
     /// One method for all calls.
-    pub method: Method,
+    pub(crate) method: Method,
     /// Calls in flight, of all connections.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Keys 0 .. `records` are asked for, uniformly.
-    pub records: u64,
+    pub(crate) records: u64,
     /// When it ends.
-    pub until: Until,
+    pub(crate) until: Until,
     /// The CPU that the client stays on; None = wherever it is put.
-    pub cpu: Option<usize>,
+    pub(crate) cpu: Option<usize>,
 }
 
 /// What the client saw of a run.
-pub struct Seen {
+pub(crate) struct Seen {
     /// Calls that ended well.
-    pub calls: u64,
+    pub(crate) calls: u64,
     /// From the first call to the last answer.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// Microseconds per call.
-    pub latencies: Histogram<u32>,
+    pub(crate) latencies: Histogram<u32>,
 }
 
 /// Connections to one server, for one method.
-pub struct Client {
+pub(crate) struct Client {
     connections: Vec<Connection>,
     prng: Prng,
 }
 
 impl Client {
     /// Opens the connections.
-    pub fn open(address: SocketAddr, method: Method, connections: usize) -> io::Result<Client> {
+    pub(crate) fn open(address: SocketAddr, method: Method, connections: usize) -> io::Result<Client> {
         let open = (0..connections).map(|_| Connection::open(address, method));
         Ok(Client { connections: open.collect::<io::Result<_>>()?, prng: Prng::new(1) })
     }
 
     /// Runs a load to its end. A refused call is an error: what is compared must be the same work.
-    pub fn run(&mut self, load: &Load) -> io::Result<Seen> {
+    pub(crate) fn run(&mut self, load: &Load) -> io::Result<Seen> {
         let count = self.connections.len();
         assert!(load.in_flight >= count, "each connection has a call in flight");
         let begun = Instant::now();
@@ -126,7 +126,10 @@ impl Share {
         seen.took = begun.elapsed();
         match failed {
             0 => Ok(seen),
-            _ => Err(io::Error::other(format!("{failed} of {} calls were refused or found nothing", seen.calls))),
+            _ => Err(io::Error::other(format!(
+                "{failed} of {} calls were refused or found nothing",
+                seen.calls
+            ))),
         }
     }
 
@@ -143,12 +146,12 @@ impl Share {
 }
 
 /// 1 µs to a minute, to 1 %.
-pub fn histogram() -> Histogram<u32> {
+pub(crate) fn histogram() -> Histogram<u32> {
     Histogram::new_with_bounds(1, 60_000_000, 2).expect("bounds and digits are in range")
 }
 
 /// The key of a record: its number, scattered over the token space by being hashed there anyway.
-pub fn key(record: u64) -> [u8; KEY_BYTES] {
+pub(crate) fn key(record: u64) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[..8].copy_from_slice(&Prng::new(record).next_u64().to_le_bytes());
     key[8..].copy_from_slice(&record.to_le_bytes());

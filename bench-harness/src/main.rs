@@ -164,7 +164,9 @@ fn program(places: &Places) -> Result<PathBuf, Box<dyn Error>> {
         None => std::env::current_exe()?.with_file_name("ringcore"),
     };
     if !program.is_file() {
-        return Err(format!("{} is not there; build it, or name one with --program", program.display()).into());
+        return Err(
+            format!("{} is not there; build it, or name one with --program", program.display()).into()
+        );
     }
     Ok(program)
 }

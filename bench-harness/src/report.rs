@@ -6,7 +6,7 @@ use serde::Serialize;
 /// Which side of its target a figure must be on.
 #[derive(Serialize, Clone, Copy, PartialEq, Debug)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub(crate) enum Target {
     /// This much or more.
     AtLeast(f64),
     /// This much or less.
@@ -17,22 +17,22 @@ pub enum Target {
 
 /// One figure that has a target.
 #[derive(Serialize, Clone, Debug)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What it is of.
-    pub what: String,
+    pub(crate) what: String,
     /// Over the rounds.
-    pub value: Spread,
+    pub(crate) value: Spread,
     /// What it is measured in; empty for ratios.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// What it should be.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Is it?
-    pub met: bool,
+    pub(crate) met: bool,
 }
 
 impl Finding {
     /// Judges a figure.
-    pub fn new(what: impl Into<String>, value: Spread, unit: &'static str, target: Target) -> Finding {
+    pub(crate) fn new(what: impl Into<String>, value: Spread, unit: &'static str, target: Target) -> Finding {
         let met = match target {
             Target::AtLeast(least) => value.median >= least,
             Target::AtMost(most) => value.median <= most,
@@ -44,20 +44,23 @@ impl Finding {
 
 /// What one comparison gave.
 #[derive(Serialize, Clone, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Its name on the command line.
-    pub comparison: &'static str,
+    pub(crate) comparison: &'static str,
     /// What was compared.
-    pub figures: Vec<Figures>,
+    pub(crate) figures: Vec<Figures>,
     /// What follows.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// Prints an outcome as it comes.
-pub fn print(outcome: &Outcome) {
+pub(crate) fn print(outcome: &Outcome) {
     println!("{}", outcome.comparison);
     if !outcome.figures.is_empty() {
-        println!("  {:<28}{:>10}{:>12}{:>8}{:>10}{:>10}", "", "ops/s", "CPU us/op", "cores", "p50 us", "p99 us");
+        println!(
+            "  {:<28}{:>10}{:>12}{:>8}{:>10}{:>10}",
+            "", "ops/s", "CPU us/op", "cores", "p50 us", "p99 us"
+        );
     }
     for row in &outcome.figures {
         println!(

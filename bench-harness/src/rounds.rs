@@ -8,56 +8,56 @@ use serde::Serialize;
 use std::io;
 
 /// A server in a comparison.
-pub struct Side<'a> {
+pub(crate) struct Side<'a> {
     /// As the table calls it.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// The process whose CPU time counts.
-    pub server: &'a Server,
+    pub(crate) server: &'a Server,
     /// Connections to it.
-    pub client: Client,
+    pub(crate) client: Client,
     /// What is done to it in each round.
-    pub load: Load,
+    pub(crate) load: Load,
 }
 
 /// The figures of one side, medians of its rounds.
 #[derive(Serialize, Clone, Debug)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// As the table calls it.
-    pub name: String,
+    pub(crate) name: String,
     /// Operations a second.
-    pub ops_per_second: f64,
+    pub(crate) ops_per_second: f64,
     /// CPU time of the server per operation, microseconds.
-    pub cpu_us_per_op: f64,
+    pub(crate) cpu_us_per_op: f64,
     /// CPU time of the server per second, of one core.
-    pub cores_busy: f64,
+    pub(crate) cores_busy: f64,
     /// Of all rounds together, microseconds.
-    pub p50_us: u64,
+    pub(crate) p50_us: u64,
     /// Of all rounds together, microseconds.
-    pub p99_us: u64,
+    pub(crate) p99_us: u64,
 }
 
 /// A median and what it is the median of.
 #[derive(Serialize, Clone, Copy, Debug)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Half of the rounds lie below.
-    pub median: f64,
+    pub(crate) median: f64,
     /// The least.
-    pub min: f64,
+    pub(crate) min: f64,
     /// The greatest.
-    pub max: f64,
+    pub(crate) max: f64,
 }
 
 /// What rounds in turn showed.
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// In the order of the sides.
-    pub figures: Vec<Figures>,
+    pub(crate) figures: Vec<Figures>,
     ops: Vec<Vec<f64>>,
     cpu: Vec<Vec<f64>>,
 }
 
 impl Spread {
     /// Of at least one figure.
-    pub fn of(figures: &[f64]) -> Spread {
+    pub(crate) fn of(figures: &[f64]) -> Spread {
         let mut sorted = figures.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
@@ -67,7 +67,7 @@ impl Spread {
 
 impl Rounds {
     /// Runs each side once per round. A first round warms up and does not count.
-    pub fn run(sides: &mut [Side<'_>], rounds: usize) -> io::Result<Rounds> {
+    pub(crate) fn run(sides: &mut [Side<'_>], rounds: usize) -> io::Result<Rounds> {
         let mut ops = vec![Vec::new(); sides.len()];
         let mut cpu = vec![Vec::new(); sides.len()];
         let mut busy = vec![Vec::new(); sides.len()];
@@ -99,12 +99,12 @@ impl Rounds {
     }
 
     /// Throughput of one side in units of another's, round by round.
-    pub fn throughput(&self, side: usize, unit: usize) -> Spread {
+    pub(crate) fn throughput(&self, side: usize, unit: usize) -> Spread {
         ratios(&self.ops[side], &self.ops[unit])
     }
 
     /// CPU time per operation of one side in units of another's, round by round.
-    pub fn cpu(&self, side: usize, unit: usize) -> Spread {
+    pub(crate) fn cpu(&self, side: usize, unit: usize) -> Spread {
         ratios(&self.cpu[side], &self.cpu[unit])
     }
 }

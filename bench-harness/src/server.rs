@@ -18,7 +18,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// What is measured.
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The service that does nothing.
     Empty,
     /// A node of this program, with `--durability`.
@@ -31,10 +31,10 @@ pub enum Kind {
 }
 
 /// A running server; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     process: Child,
     /// Where it serves.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What it says of itself.
     stderr: PathBuf,
 }
@@ -42,7 +42,7 @@ pub struct Server {
 impl Server {
     /// Starts a server on `cores` (as `ringcore start --cores` has it), its data and its trace in `dir`, and waits until
     /// it answers.
-    pub fn start(kind: &Kind, cores: &str, dir: &Path) -> io::Result<Server> {
+    pub(crate) fn start(kind: &Kind, cores: &str, dir: &Path) -> io::Result<Server> {
         fs::create_dir_all(dir)?;
         let address = free_address()?;
         let mut command = match kind {
@@ -54,7 +54,12 @@ impl Server {
             Kind::Node { program, durability } => {
                 let mut command = Command::new(program);
                 command.args(["start", "--bootstrap", "--name", "n1", "--admin-listen", "off"]);
-                command.args(["--listen", &address.to_string(), "--peer-listen", &free_address()?.to_string()]);
+                command.args([
+                    "--listen",
+                    &address.to_string(),
+                    "--peer-listen",
+                    &free_address()?.to_string(),
+                ]);
                 command.args(["--cores", cores, "--durability", durability, "--log-format", "json"]);
                 command.arg("--data-dir").arg(dir.join("data"));
                 command
@@ -66,17 +71,18 @@ impl Server {
             }
         }
         let stderr = dir.join("stderr");
-        let process = command.stderr(File::create(&stderr)?).stdin(Stdio::null()).spawn().map_err(|error| {
-            let program = command.get_program().display().to_string();
-            io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
-        })?;
+        let process =
+            command.stderr(File::create(&stderr)?).stdin(Stdio::null()).spawn().map_err(|error| {
+                let program = command.get_program().display().to_string();
+                io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+            })?;
         let mut server = Server { process, address, stderr };
         server.await_answer()?;
         Ok(server)
     }
 
     /// CPU time of all its threads, user and system.
-    pub fn cpu_time(&self) -> io::Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
         // The program's name, in brackets, may hold anything; 11 and 12 fields after its state come the two times.
         let times = stat.rsplit_once(") ").and_then(|(_, fields)| {
@@ -84,25 +90,26 @@ impl Server {
             let mut ticks = || fields.next()?.parse::<u64>().ok();
             Some(ticks()? + ticks()?)
         });
-        let ticks = times.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))?;
+        let ticks = times
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))?;
         Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
     }
 
     /// The lines of its trace with that message.
-    pub fn traced(&self, message: &str) -> io::Result<Vec<serde_json::Value>> {
+    pub(crate) fn traced(&self, message: &str) -> io::Result<Vec<serde_json::Value>> {
         let text = fs::read_to_string(&self.stderr)?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         Ok(lines.filter(|line| line["message"] == message).collect())
     }
 
     /// Ends it as a power cut of the process would.
-    pub fn kill(mut self) -> io::Result<()> {
+    pub(crate) fn kill(mut self) -> io::Result<()> {
         self.process.kill()?;
         self.process.wait().map(drop)
     }
 
     /// Stops it as an operator does; an exit code other than 0 is an error.
-    pub fn stop(mut self) -> io::Result<()> {
+    pub(crate) fn stop(mut self) -> io::Result<()> {
         kill_process(Pid::from_child(&self.process), Signal::TERM)?;
         let status = self.process.wait()?;
         if status.success() {
@@ -115,7 +122,10 @@ impl Server {
         let begun = Instant::now();
         while begun.elapsed() < READY_WITHIN {
             if let Some(status) = self.process.try_wait()? {
-                return Err(io::Error::other(format!("the server ended with {status}: {}", self.last_words())));
+                return Err(io::Error::other(format!(
+                    "the server ended with {status}: {}",
+                    self.last_words()
+                )));
             }
             if self.answers().unwrap_or(false) {
                 return Ok(());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// What is asked of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
+pub(crate) enum Method {
     /// `ringcore.v1.KV/Get`.
     Get,
     /// `ringcore.v1.KV/Put`.
@@ -52,15 +52,15 @@ struct Call {
 }
 
 /// A call that has ended.
-pub struct Ended {
+pub(crate) struct Ended {
     /// From its frames being made to its last byte being read.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// Bytes of its message with the prefix. 0: it was refused, because only a failed call has no message.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// One connection.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     method: Method,
     address: SocketAddr,
@@ -76,7 +76,7 @@ pub struct Connection {
 
 impl Connection {
     /// Connects; the server's settings are not waited for.
-    pub fn open(address: SocketAddr, method: Method) -> io::Result<Connection> {
+    pub(crate) fn open(address: SocketAddr, method: Method) -> io::Result<Connection> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
@@ -100,12 +100,12 @@ impl Connection {
     }
 
     /// Calls without an answer.
-    pub fn open_calls(&self) -> usize {
+    pub(crate) fn open_calls(&self) -> usize {
         self.calls.len()
     }
 
     /// Begins a call; sent by [`Connection::exchange`].
-    pub fn call(&mut self, message: &[u8], now: Instant) {
+    pub(crate) fn call(&mut self, message: &[u8], now: Instant) {
         let id = self.next_stream;
         self.next_stream += 2;
         self.headers(id);
@@ -118,13 +118,14 @@ impl Connection {
     }
 
     /// Sends what was begun, waits for the server, and hands out the calls that have ended.
-    pub fn exchange(&mut self, mut ended: impl FnMut(Ended)) -> io::Result<()> {
+    pub(crate) fn exchange(&mut self, mut ended: impl FnMut(Ended)) -> io::Result<()> {
         self.stream.write_all(&self.out)?;
         self.out.clear();
-        let read = self.stream.read(&mut self.incoming[self.filled..]).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "the server answers no more"),
-            _ => error,
-        })?;
+        let read =
+            self.stream.read(&mut self.incoming[self.filled..]).map_err(|error| match error.kind() {
+                ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "the server answers no more"),
+                _ => error,
+            })?;
         if read == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
