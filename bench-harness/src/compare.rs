@@ -6,7 +6,6 @@ use crate::rounds::{Figures, Rounds, Side, Spread};
 use crate::server::{Kind, Server};
 use crate::wire::Method;
 use ringcore::storage::table::Table;
-use ringcore::types::prng::Prng;
 use ringcore::types::{Body, CoreId, Hlc, MemberId, RecordRef, Token, Version};
 use std::fs;
 use std::io;

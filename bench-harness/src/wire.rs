@@ -198,11 +198,11 @@ impl Connection {
             // Static names: 1 = :authority, 31 = content-type, 4 = :path; 0 = a new name.
             let authority = self.address.to_string();
             literal(&mut block, 1, "", &authority);
+            literal(&mut block, 4, "", self.method.path());
             literal(&mut block, 31, "", "application/grpc");
             literal(&mut block, 0, "te", "trailers");
-            literal(&mut block, 4, "", self.method.path());
         } else {
-            // The newest entry is 62.
+            // The newest entry is 62. Names that begin with a colon come first.
             block.extend([0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62]);
         }
         frame(&mut self.out, HEADERS, END_HEADERS, id, &block);
