@@ -169,6 +169,7 @@ impl ClientError {
         let outcome = match v1::Outcome::try_from(detail.outcome) {
             _ if !write => Outcome::Read,
             Ok(v1::Outcome::NotApplied) => Outcome::NotApplied,
+            Ok(v1::Outcome::Applied) => Outcome::Applied,
             // A write whose outcome is not told, or told in a word of a later version: suppose the worse.
             Ok(v1::Outcome::InDoubt | v1::Outcome::Unspecified) | Err(_) => Outcome::InDoubt,
         };
@@ -203,6 +204,7 @@ impl fmt::Display for ClientError {
         match self.0.outcome {
             Outcome::Read => Ok(()),
             Outcome::NotApplied => f.write_str("; the write was not applied"),
+            Outcome::Applied => f.write_str("; the write was applied when it was asked for before"),
             Outcome::InDoubt => f.write_str("; the write is in doubt: it takes effect once or never"),
         }
     }

@@ -4,6 +4,7 @@ use super::console::Console;
 use super::data::Spelling;
 use super::exit::{Exit, Refusal};
 use super::record::ExportLine;
+use super::text::show_records;
 use crate::client::Client;
 use crate::program::quantity::roughly_bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,13 +32,14 @@ pub(super) async fn export(
             bytes += (record.key.len() + record.value.len()) as u64;
         }
         records += page.records.len() as u64;
-        progress.set_message(format!("{records} records, {}", roughly_bytes(bytes)));
+        progress.set_message(format!("{}, {}", show_records(records), roughly_bytes(bytes)));
     }
     progress.finish_and_clear();
     // Before the summary: it says that all is written.
     console.flush()?;
     console.note(&format!(
-        "exported {records} records, {}, in {:.1} s",
+        "exported {}, {}, in {:.1} s",
+        show_records(records),
         roughly_bytes(bytes),
         start.elapsed().as_secs_f64()
     ));

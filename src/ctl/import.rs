@@ -5,6 +5,7 @@ use super::args::ImportArgs;
 use super::console::{Console, Format};
 use super::exit::{Exit, REFUSED, Refusal, usage};
 use super::import_batch::{Batch, Batcher, LINE_BYTES_MAX, Piece};
+use super::text::show_records;
 use crate::client::{Client, ClientError, Reason, Write, Written};
 use crate::program::quantity::roughly_bytes;
 use bytes::Bytes;
@@ -162,7 +163,7 @@ impl Importer<'_> {
             }
         }
         self.progress.set_position(self.progress.position().max(batch.end_offset));
-        self.progress.set_message(format!("{} records", self.tally.imported));
+        self.progress.set_message(show_records(self.tally.imported));
     }
 
     /// A line that is no record (2), or that the node takes from nobody (6).
@@ -191,14 +192,12 @@ fn read_pieces(mut input: impl BufRead, now_ms: u64, skip_bad: bool, to: &mpsc::
             Ok(None) => break None,
             Err(error) => break Some(Piece::Unreadable(error)),
         };
-        match piece {
-            Some(bad @ Piece::Bad { .. }) if !skip_bad => break Some(bad),
-            Some(piece) => {
-                if to.blocking_send(piece).is_err() {
-                    return;
-                }
-            }
-            None => {}
+        let Some(piece) = piece else { continue };
+        if matches!(piece, Piece::Bad { .. }) && !skip_bad {
+            break Some(piece);
+        }
+        if to.blocking_send(piece).is_err() {
+            return;
         }
     };
     // The lines before the one that ended it are good.
@@ -280,8 +279,8 @@ fn summarise(tally: &Tally, start: Instant, console: &mut Console) -> Result<(),
         }))?;
     }
     let mut line = format!(
-        "imported {} records, {}, in {:.1} s",
-        tally.imported,
+        "imported {}, {}, in {:.1} s",
+        show_records(tally.imported),
         roughly_bytes(tally.bytes),
         start.elapsed().as_secs_f64()
     );

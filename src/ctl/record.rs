@@ -168,6 +168,7 @@ impl<'a> RecordLine<'a> {
             Outcome::Read => None,
             Outcome::NotApplied => Some(v1::Outcome::NotApplied.as_str_name()),
             Outcome::InDoubt => Some(v1::Outcome::InDoubt.as_str_name()),
+            Outcome::Applied => Some(v1::Outcome::Applied.as_str_name()),
         };
         let message = error.message().to_owned();
         let error = ErrorField { message, reason: reason.map(|reason| reason.as_str_name()), outcome };

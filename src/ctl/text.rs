@@ -24,6 +24,11 @@ pub(super) fn show_ms(ms: u64) -> String {
     }
 }
 
+/// `1 record`, `2 records`.
+pub(super) fn show_records(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "record" } else { "records" })
+}
+
 /// Bytes on one line, whatever they are: text as it is, but control characters, backslashes and what is not UTF-8
 /// escaped, so that a value can neither break a line nor command the terminal.
 pub(super) fn show(bytes: &[u8]) -> String {

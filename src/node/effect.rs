@@ -39,7 +39,9 @@ pub enum Effect {
 #[derive(Debug, Default)]
 pub struct Effects {
     ready: VecDeque<Effect>,
+    /// In the order of tickets; each is above `durable`.
     held: VecDeque<(Ticket, Effect)>,
+    durable: Ticket,
 }
 
 impl Effects {
@@ -62,16 +64,18 @@ impl Effects {
     pub(super) fn after(&mut self, ticket: Option<Ticket>, effect: Effect) {
         match ticket {
             // Tickets rise, but a read may wait for one that is older than the last: keep the list sorted.
-            Some(ticket) => {
+            Some(ticket) if ticket > self.durable => {
                 let at = self.held.partition_point(|(held, _)| *held <= ticket);
                 self.held.insert(at, (ticket, effect));
             }
-            None => self.ready.push_back(effect),
+            // Nothing would come to release what waits for a ticket that is durable already.
+            Some(_) | None => self.ready.push_back(effect),
         }
     }
 
     /// Everything up to `durable` may leave.
     pub(super) fn release(&mut self, durable: Ticket) {
+        self.durable = self.durable.max(durable);
         while self.held.front().is_some_and(|(ticket, _)| *ticket <= durable) {
             let (_, effect) = self.held.pop_front().expect("the front was just looked at");
             self.ready.push_back(effect);

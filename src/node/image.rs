@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use core::future::Future;
 use core::ops::ControlFlow;
 
-/// Operation identities looked at per step: most belong to other parts.
-const NAMES_PER_STEP: usize = 1_024;
+/// Below every name.
+const FIRST_NAME: OperationId = OperationId { client: 0, request: 0 };
 
 /// Where a machine lives: the shell's cell, or the simulator's.
 pub trait Host {
@@ -31,31 +31,78 @@ pub struct Image<H: Host> {
     part: PartIndex,
     core: CoreId,
     cores: u16,
-    /// The last record that was put of the slot that is being walked.
-    at: Option<(Token, Vec<u8>)>,
-    /// The operation identity to go on from; None once all were looked at.
-    names_at: Option<OperationId>,
+    /// Where the walk over the present slot goes on.
+    at: At,
     epoch: Vec<u8>,
+}
+
+/// A slot's records come first, then its named operations. In this order a replay of the log from the part's start finds,
+/// for each operation that is not among them, exactly the value that it replaced.
+enum At {
+    /// After this record; None = at the slot's beginning.
+    Records(Option<(Token, Vec<u8>)>),
+    /// From this name on.
+    Names(OperationId),
 }
 
 impl<H: Host> Image<H> {
     /// A source of parts of `core`, one of `cores`.
     pub fn new(host: H, core: CoreId, cores: u16) -> Image<H> {
         let part = PartIndex::new(0).expect("there is a first part");
-        Image { host, part, core, cores, at: None, names_at: None, epoch: Vec::new() }
+        Image { host, part, core, cores, at: At::Records(None), epoch: Vec::new() }
+    }
+}
+
+impl<H: Host> Image<H> {
+    /// Puts records until `out` is full; the last one put, or None if there are no more.
+    fn walk_records(
+        &self,
+        slot: Slot,
+        after: Option<&(Token, Vec<u8>)>,
+        out: &mut Entries<'_>,
+    ) -> Option<(Token, Vec<u8>)> {
+        let from = match after {
+            Some((token, key)) => (*token, Some(key.as_slice())),
+            None => (slot.first_token(), None),
+        };
+        let mut last = None;
+        let walked = self.host.with(|machine| {
+            machine.replica().shard().table().walk(from, slot.last_token(), |token, record| {
+                out.record(&record);
+                if out.is_full() {
+                    last = Some((token, record.key.to_vec()));
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        last.filter(|_| walked.is_break())
+    }
+
+    /// Puts named operations until `out` is full; the name to go on from, or None if there are no more.
+    fn walk_names(&self, slot: Slot, from: OperationId, out: &mut Entries<'_>) -> Option<OperationId> {
+        self.host.with(|machine| {
+            for (id, entry) in machine.replica().shard().identities().of_slot(slot, from) {
+                if out.is_full() {
+                    return Some(id);
+                }
+                put(out, EntryKind::Identity, &Carried::Named(id, entry.clone()));
+            }
+            None
+        })
     }
 }
 
 impl<H: Host> PartSource for Image<H> {
     fn begin(&mut self, part: PartIndex) -> PartStart {
-        (self.part, self.at) = (part, None);
-        self.names_at = Some(OperationId { client: 0, request: 0 });
+        (self.part, self.at) = (part, At::Records(None));
         let (core, cores) = (self.core, self.cores);
         let (start, epoch) = self.host.with(|machine| {
             let replica = machine.replica();
             let slots = part.slots(core, cores).filter_map(|slot| {
                 let (mark, records) = (replica.shard().mark(slot), replica.shard().table().slot_len(slot));
-                (records > 0 || mark.is_marked()).then_some(SlotState {
+                let named = replica.shard().identities().of_slot(slot, FIRST_NAME).next().is_some();
+                (records > 0 || named || mark.is_marked()).then_some(SlotState {
                     slot,
                     floor: mark.floor,
                     round: (mark.round.c, mark.round.i),
@@ -78,44 +125,31 @@ impl<H: Host> PartSource for Image<H> {
         if self.core == CoreId(0) && self.part.index() == 0 && !self.epoch.is_empty() {
             let bytes = core::mem::take(&mut self.epoch);
             let control = LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes };
-            put(out, &Carried::Record(control));
+            put(out, EntryKind::Core, &Carried::Record(control));
         }
-        let Some(from) = self.names_at else { return Walked::Wholly };
-        let (part, cores) = (self.part, self.cores);
-        self.names_at = self.host.with(|machine| {
-            let mut looked_at = 0;
-            for (id, entry) in machine.replica().shard().identities().iter_from(from) {
-                if looked_at == NAMES_PER_STEP || out.is_full() {
-                    return Some(id);
-                }
-                looked_at += 1;
-                if PartIndex::of_slot(entry.slot, cores) == part {
-                    put(out, &Carried::Named(id, entry.clone()));
-                }
-            }
-            None
-        });
-        if self.names_at.is_some() { Walked::Partly } else { Walked::Wholly }
+        Walked::Wholly
     }
 
     fn walk(&mut self, slot: Slot, out: &mut Entries<'_>) -> Walked {
-        let from = match &self.at {
-            Some((token, key)) if token.slot() == slot => (*token, Some(key.as_slice())),
-            Some(_) | None => (slot.first_token(), None),
-        };
-        let mut last = None;
-        let walked = self.host.with(|machine| {
-            machine.replica().shard().table().walk(from, slot.last_token(), |token, record| {
-                out.record(&record);
-                if out.is_full() {
-                    last = Some((token, record.key.to_vec()));
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            })
-        });
-        self.at = last;
-        if walked.is_break() { Walked::Partly } else { Walked::Wholly }
+        if let At::Records(after) = &self.at {
+            let last = self.walk_records(slot, after.as_ref(), out);
+            let wholly = last.is_none();
+            self.at = if wholly { At::Names(FIRST_NAME) } else { At::Records(last) };
+            if !wholly || out.is_full() {
+                return Walked::Partly;
+            }
+        }
+        let At::Names(from) = self.at else { unreachable!("records were walked above") };
+        match self.walk_names(slot, from, out) {
+            Some(next) => {
+                self.at = At::Names(next);
+                Walked::Partly
+            }
+            None => {
+                self.at = At::Records(None);
+                Walked::Wholly
+            }
+        }
     }
 
     async fn log_end(&mut self) -> DiskResult<Lsn> {
@@ -135,8 +169,8 @@ impl<H: Host> PartSource for Image<H> {
     }
 }
 
-fn put(out: &mut Entries<'_>, carried: &Carried<'_>) {
+fn put(out: &mut Entries<'_>, kind: EntryKind, carried: &Carried<'_>) {
     let mut bytes = Vec::new();
     carried.encode(&mut bytes);
-    out.carried(EntryKind::Core, &bytes);
+    out.carried(kind, &bytes);
 }

@@ -18,13 +18,13 @@ use crate::replication::messages::{AttemptId, Message, MessageBody, OwnedRecord,
 use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::replication::replica::{Naming, Replica, Taken};
 use crate::storage::log::{BatchPlan, Log, Ticket};
-use crate::storage::log_record::{Attempt, Round};
+use crate::storage::log_record::{Attempt, ControlKind, LogRecord, Round};
 use crate::storage::shard::Shard;
 use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnswer};
 use crate::types::{
-    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Reason, RecordRef, Slot, Token, Version,
+    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -32,7 +32,7 @@ use alloc::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-/// How far the clock's bound in the log rides ahead of what was issued (`ENGINE.md` §2), milliseconds.
+/// How far the clock's bound in the log rides ahead of the clock (`ENGINE.md` §2), milliseconds.
 const HLC_BOUND_MS: u64 = 500;
 /// Bytes that a record takes in the log beside its key and value, at most.
 const RECORD_OVERHEAD: usize = 128;
@@ -66,8 +66,10 @@ pub struct Machine {
     hlc: HlcClock,
     replica: Replica,
     coordinator: Coordinator,
-    /// This core's own copies of writes that it coordinates, by the ticket that makes them count.
+    /// This core's own copies of writes that it coordinates, in the order of the tickets that make them count.
     own: VecDeque<(Ticket, AttemptId, Replaced)>,
+    /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
+    told: (Hlc, Ticket),
     sweep: Sweep,
     stats: Stats,
     /// The disk has no room for another segment.
@@ -96,6 +98,7 @@ impl Machine {
             replica: Replica::new(shard, log),
             coordinator: Coordinator::default(),
             own: VecDeque::new(),
+            told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
             stats: Stats::default(),
             disk_full: false,
@@ -138,10 +141,17 @@ impl Machine {
         }
     }
 
+    /// Writes the epoch in force into the log: at the founding of a cluster, before anything is served. Returns the
+    /// ticket to wait for.
+    pub fn log_epoch(&mut self) -> Ticket {
+        let bytes = self.ring.epoch().encode();
+        self.replica.log_mut().append(&LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes })
+    }
+
     /// What to write to the log now, if anything: call until None after each pass. The shell fills the batch's blocks
     /// with [`Log::encode`] and writes them.
     pub fn next_batch(&mut self, now: Now) -> Option<BatchPlan> {
-        let bound = Hlc::at_ms(self.hlc.last().ms() + HLC_BOUND_MS);
+        let bound = Hlc::at_ms(self.hlc.peek(self.clock.read(now)).ms() + HLC_BOUND_MS);
         self.replica.log_mut().next_batch(now.mono, bound)
     }
 
@@ -180,14 +190,14 @@ impl Machine {
         self.stopping && self.coordinator.is_empty() && !self.replica.log().wants_tick()
     }
 
-    /// Is there no room on the disk for another segment?
+    /// Is there no room on the disk for another segment, and none ready?
     pub fn is_disk_full(&self) -> bool {
-        self.disk_full
+        self.disk_full && self.replica.log().segments_left() == 0
     }
 
     /// Is the disk or the memory full?
     pub fn is_full(&self) -> bool {
-        self.disk_full || self.replica.shard().table().memory_bytes() > self.config.memory_limit
+        self.is_disk_full() || self.replica.shard().table().memory_bytes() > self.config.memory_limit
     }
 
     /// Milliseconds since 1970 on this node's own clock.
@@ -231,18 +241,23 @@ impl Machine {
                 let at = self.hlc.peek(clock_ms);
                 let (record, wait) = self.replica.read(Token::of(key), key);
                 let answer = scan::read_answer(record, *value, at);
+                let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
+                let wait = wait.max(self.tell_end(ended_ms, at));
                 self.stats.reads += 1;
                 out.answer(wait, from, Answer::Read(answer));
                 Ok(())
             }
             Operation::Scan(range) => {
-                let page = scan::page(self.replica.shard(), range, self.hlc.peek(clock_ms));
+                let at = self.hlc.peek(clock_ms);
+                let (page, ended_ms) = scan::page(self.replica.shard(), range, at);
+                let wait = self.tell_end(ended_ms, at).max(self.replica.wait_for_all());
                 self.stats.pages += 1;
-                out.answer(self.replica.wait_for_all(), from, Answer::Page(page));
+                out.answer(wait, from, Answer::Page(page));
                 Ok(())
             }
             Operation::Put { key, value, expiry, previous } => {
-                let expires_at_ms = self.check_put(value, *expiry, clock_ms)?;
+                // Counted from the clock that will judge it: a life is never shorter than was asked for.
+                let expires_at_ms = self.check_put(value, *expiry, self.hlc.peek(clock_ms).ms())?;
                 let body = Body::Value(value);
                 self.client_write(clock_ms, from, request, key, body, expires_at_ms, *previous, out)
             }
@@ -256,6 +271,20 @@ impl Machine {
                 self.replicate(clock_ms, from, request, record, out)
             }
         }
+    }
+
+    /// Somebody is about to be told of an end, judged at the clock reading `at`. What has ended stays so over a restart
+    /// with a clock set back: the bound that the log carries must have passed the end first. The ticket to wait for.
+    fn tell_end(&mut self, ended_ms: u64, at: Hlc) -> Option<Ticket> {
+        let log = self.replica.log_mut();
+        if ended_ms <= log.durable_hlc_bound().ms() {
+            return None;
+        }
+        if self.told.0.ms() < ended_ms {
+            self.hlc.observe(at);
+            self.told = (at, log.append(&LogRecord::HlcBound(at)));
+        }
+        Some(self.told.1)
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), Failure> {
@@ -278,13 +307,13 @@ impl Machine {
     }
 
     /// The put's end, absolute: milliseconds since 1970, 0 = never.
-    fn check_put(&self, value: &[u8], expiry: Expiry, clock_ms: u64) -> Result<u64, Failure> {
+    fn check_put(&self, value: &[u8], expiry: Expiry, now_ms: u64) -> Result<u64, Failure> {
         self.check_value(value)?;
         let longest = self.config.limits.ttl_ms_max;
         let at_ms = match expiry {
             Expiry::Never => return Ok(0),
-            Expiry::InMs(ttl_ms) if (1..=longest).contains(&ttl_ms) => clock_ms + ttl_ms,
-            Expiry::AtMs(at_ms) if at_ms > clock_ms && at_ms - clock_ms <= longest => at_ms,
+            Expiry::InMs(ttl_ms) if (1..=longest).contains(&ttl_ms) => now_ms + ttl_ms,
+            Expiry::AtMs(at_ms) if at_ms > now_ms && at_ms - now_ms <= longest => at_ms,
             Expiry::InMs(_) | Expiry::AtMs(_) => {
                 return Err(Failure::not_applied(Reason::ExpiryInvalid).limit(longest, 0));
             }
@@ -299,7 +328,7 @@ impl Machine {
         if self.coordinator.len() >= limits.operations_max || !log.has_room(bytes + RECORD_OVERHEAD) {
             return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
         }
-        if self.disk_full && log.segments_left() == 0 {
+        if self.is_disk_full() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::DiskFull) });
         }
         let memory = self.replica.shard().table().memory_bytes();
@@ -328,7 +357,7 @@ impl Machine {
         });
         if let Some(naming) = naming {
             self.replica.shard_mut().identities_mut().done_below(naming.id.client, request.done_below);
-            if let Some(()) = self.repeat(from, key, naming, previous, out)? {
+            if self.repeat(from, key, naming, previous, request, out) {
                 return Ok(());
             }
         }
@@ -355,31 +384,63 @@ impl Machine {
         Version::new(self.hlc.issue(clock_ms), self.config.member)
     }
 
-    /// Answers a named operation that is known, again. None: it is not known.
+    /// Answers a named operation that is known, again; false: it is not known. Whatever is said of it waits until the
+    /// operation is durable, and success until its quorum holds it.
     fn repeat(
         &mut self,
         from: Asker,
         key: &Bytes,
         naming: Naming,
         previous: bool,
+        request: &Request,
         out: &mut Effects,
-    ) -> Result<Option<()>, Failure> {
-        let Some(entry) = self.replica.shard().identities().get(naming.id) else { return Ok(None) };
+    ) -> bool {
+        let Some(entry) = self.replica.shard().identities().get(naming.id) else { return false };
         if entry.payload_hash != naming.payload_hash {
-            return Err(Failure::not_applied(Reason::RequestIdReused));
+            self.refuse_durably(from, Failure::not_applied(Reason::RequestIdReused), out);
+            return true;
         }
+        self.stats.repeats += 1;
         if previous && entry.had_old && entry.old.is_none() {
-            return Err(Failure::not_applied(Reason::AnswerGone)
-                .message("the operation was applied before; the value that it replaced is no longer kept"));
+            let failure = Failure { outcome: Outcome::Applied, ..Failure::not_applied(Reason::AnswerGone) };
+            self.refuse_durably(from, failure, out);
+            return true;
         }
         let old = entry.old.clone().filter(|_| previous).unwrap_or_default();
-        let answer = WriteAnswer { version: entry.version, had_old: entry.had_old, old };
-        self.stats.repeats += 1;
-        out.answer(self.replica.wait_for(Token::of(key)), from, Answer::Write(answer));
-        Ok(Some(()))
+        let (version, had_old, replaced) = (entry.version, entry.had_old, entry.replaced);
+        let token = Token::of(key);
+        let wait = self.replica.wait_for(token);
+        let sets = self.sets(token.slot());
+        if sets.all().all(|member| member == self.config.member) {
+            out.answer(wait, from, Answer::Write(WriteAnswer { version, had_old, old }));
+            return true;
+        }
+        match self
+            .replica
+            .shard()
+            .get(token, key)
+            .filter(|held| held.version == version)
+            .map(|held| owned(&held))
+        {
+            Some(record) => {
+                let replaced = Replaced { version: replaced, value: had_old.then_some(old) };
+                let own = Some((wait.unwrap_or(Ticket::RECOVERED), replaced));
+                self.drive(from, request, record.version, sets, own, || record, out);
+            }
+            // It was replaced here since, and whether it ever had its quorum is not known.
+            None => self.refuse_durably(from, Failure::in_doubt(Reason::NoQuorumInTime), out),
+        }
+        true
     }
 
-    /// Drives an accepted write to its quorum: to every replica of its slot, this one included.
+    /// A refusal that speaks of what is in the log.
+    fn refuse_durably(&mut self, from: Asker, failure: Failure, out: &mut Effects) {
+        self.stats.failures += 1;
+        self.stats.in_doubt += u64::from(failure.outcome == Outcome::InDoubt);
+        out.after(self.replica.wait_for_all(), Effect::Reply { to: from, reply: Err(failure) });
+    }
+
+    /// Takes an accepted write on: into this core's own table and log if it is a replica, and to the others.
     fn coordinate(
         &mut self,
         accepted: Accepted<'_>,
@@ -387,8 +448,7 @@ impl Machine {
         out: &mut Effects,
     ) -> Result<(), Failure> {
         let Accepted { from, record, naming, previous } = accepted;
-        let slot = Token::of(record.key).slot();
-        let sets = self.sets(slot);
+        let sets = self.sets(Token::of(record.key).slot());
         let mut own = None;
         if sets.all().any(|member| member == self.config.member) {
             let (taken, replaced) = self.replica.write(&record, None, naming, record.version.hlc, previous);
@@ -400,24 +460,53 @@ impl Machine {
                 }
             }
         }
+        self.drive(from, request, record.version, sets, own, || owned(&record), out);
+        Ok(())
+    }
+
+    /// Drives a write to its quorum. `own`: this core's copy, if it is a replica; `record` is asked for only if there are
+    /// others to send it to.
+    #[expect(clippy::too_many_arguments, reason = "one operation's parts, borrowed apart from each other")]
+    fn drive(
+        &mut self,
+        from: Asker,
+        request: &Request,
+        version: Version,
+        sets: ReplicaSets,
+        own: Option<(Ticket, Replaced)>,
+        record: impl FnOnce() -> OwnedRecord,
+        out: &mut Effects,
+    ) {
         let others: Replicas = sets.all().filter(|member| *member != self.config.member).collect();
-        let operation = WriteOperation::new(
-            from,
-            record.version,
-            sets,
-            request.level,
-            request.deadline,
-            WriteKind::Write,
-        );
+        let Request { level, deadline, .. } = *request;
+        let operation = WriteOperation::new(from, version, sets, level, deadline, WriteKind::Write);
         let attempt = self.coordinator.open(operation);
+        let ticket = own.as_ref().map(|(ticket, _)| *ticket);
         if let Some((ticket, replaced)) = own {
             self.wait_for_own(ticket, attempt, replaced, out);
         }
-        for member in others {
-            let body = MessageBody::Write { attempt, record: owned(&record), label: None };
-            out.at_once(Effect::Send { to: member, message: self.message(slot, body) });
+        if !others.is_empty() {
+            self.offer(attempt, record(), ticket, &others, out);
         }
-        Ok(())
+    }
+
+    /// Sends a record to other replicas. A version above the durable bound leaves only with its own record, or with a
+    /// bound that covers it: else a crash could let this core issue the same version again, for something else.
+    fn offer(
+        &mut self,
+        attempt: AttemptId,
+        record: OwnedRecord,
+        own: Option<Ticket>,
+        others: &[MemberId],
+        out: &mut Effects,
+    ) {
+        let (hlc, slot) = (record.version.hlc, Token::of(&record.key).slot());
+        let wait = (hlc > self.replica.log().durable_hlc_bound())
+            .then(|| own.unwrap_or_else(|| self.replica.log_mut().append(&LogRecord::HlcBound(hlc))));
+        for member in others {
+            let body = MessageBody::Write { attempt, record: record.clone(), label: None };
+            out.after(wait, Effect::Send { to: *member, message: self.message(slot, body) });
+        }
     }
 
     /// The seed's Replicate: one version of member 0, for this node alone.
@@ -485,8 +574,9 @@ impl Machine {
                 }
             }
             None => {
-                debug_assert!(self.own.back().is_none_or(|(last, ..)| *last <= ticket));
-                self.own.push_back((ticket, attempt, replaced));
+                // Tickets rise, but a version that is offered again waits for the one that it was first taken with.
+                let at = self.own.partition_point(|(last, ..)| *last <= ticket);
+                self.own.insert(at, (ticket, attempt, replaced));
             }
         }
     }
@@ -533,6 +623,9 @@ impl Machine {
             self.hlc.observe(hlc);
         }
         match body {
+            MessageBody::Write { record, .. } if !self.is_of(slot, &record.key) => {
+                self.stats.peer_refusals += 1;
+            }
             MessageBody::Write { attempt, record, label } => {
                 let (wait, verdict, replaced) =
                     self.peer_write(clock_ms, slot, configuration, &record, label);
@@ -548,6 +641,13 @@ impl Machine {
             // Nothing else counts toward a quorum: the operation goes on until its deadline.
             MessageBody::WriteAnswer { .. } => self.stats.peer_refusals += 1,
         }
+    }
+
+    /// Is it a key of that slot, and the slot one of this core?
+    fn is_of(&self, slot: Slot, key: &[u8]) -> bool {
+        self.check_key(key).is_ok()
+            && Token::of(key).slot() == slot
+            && slot.core(self.config.cores) == self.config.core
     }
 
     /// Takes a peer's record. The answer leaves after the ticket.
@@ -568,7 +668,8 @@ impl Machine {
             return (None, Verdict::ClockAhead, Replaced::default());
         }
         let bytes = record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
-        if self.check_room(bytes, record.value.is_none()).is_err() {
+        let fits = record.value.as_deref().is_none_or(|value| self.check_value(value).is_ok());
+        if !fits || self.check_room(bytes, record.value.is_none()).is_err() {
             return (None, Verdict::NoRoom, Replaced::default());
         }
         self.hlc.observe(record.version.hlc);

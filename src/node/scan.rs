@@ -11,10 +11,11 @@ const EXAMINED_MAX: u64 = 8_192;
 /// Bytes that a record takes beside its key and value in an answer.
 const RECORD_OVERHEAD: usize = 48;
 
-/// Gathers a page, as a reader at the clock reading `at` sees it.
-pub fn page(shard: &Shard, range: &ScanRange, at: Hlc) -> Page {
+/// Gathers a page, as a reader at the clock reading `at` sees it; and the latest end that it tells of, by a record or by
+/// its absence.
+pub fn page(shard: &Shard, range: &ScanRange, at: Hlc) -> (Page, u64) {
     let mut page = Page::default();
-    let mut bytes = 0;
+    let (mut bytes, mut ended) = (0, 0);
     let mut last = None;
     let from = (range.first, range.after_key.as_deref());
     let walked = shard.table().walk(from, range.last, |token, record| {
@@ -28,6 +29,7 @@ pub fn page(shard: &Shard, range: &ScanRange, at: Hlc) -> Page {
             bytes += size;
             page.records.push(scanned);
         }
+        ended = ended.max(ended_ms(&record, at));
         page.examined += 1;
         last = Some((token, record.key));
         if page.records.len() >= range.records_max || page.examined >= EXAMINED_MAX {
@@ -39,7 +41,7 @@ pub fn page(shard: &Shard, range: &ScanRange, at: Hlc) -> Page {
         ControlFlow::Break(()) => last.map(|(token, key)| (token, Bytes::copy_from_slice(key))),
         ControlFlow::Continue(()) => None,
     };
-    page
+    (page, ended)
 }
 
 fn scanned(token: Token, record: &RecordRef<'_>, omit_value: bool, at: Hlc) -> ScannedRecord {
@@ -48,6 +50,11 @@ fn scanned(token: Token, record: &RecordRef<'_>, omit_value: bool, at: Hlc) -> S
         key: Bytes::copy_from_slice(record.key),
         answer: read_answer(Some(*record), !omit_value, at),
     }
+}
+
+/// The end of a record that has ended at the clock reading `at`, milliseconds since 1970; 0 = it was deleted, or lives.
+pub fn ended_ms(record: &RecordRef<'_>, at: Hlc) -> u64 {
+    if record.is_expired(at) { record.expires_at_ms } else { 0 }
 }
 
 /// What a reader at the clock reading `at` is told of a record.

@@ -110,7 +110,8 @@ impl Replica {
         });
         match self.shard.admit(token, record, label) {
             Admission::Wins => {}
-            Admission::Held => return (Taken::Held(wait.unwrap_or_default()), replaced),
+            // What it replaced when it came first is not known any more; certainly not itself.
+            Admission::Held => return (Taken::Held(wait.unwrap_or_default()), Replaced::default()),
             Admission::Superseded(newer) => return (Taken::Superseded(newer, wait), replaced),
             Admission::BelowFloor => return (Taken::BelowFloor, replaced),
         }

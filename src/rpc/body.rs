@@ -3,12 +3,14 @@
 
 use super::budget::Held;
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Bytes of one DATA frame handed to h2: the rest waits outside of it until the client takes more.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
@@ -23,11 +25,29 @@ pub(crate) enum ResponseBody {
         data: Bytes,
         /// Its share of the budget.
         held: Held,
-        /// Taken when they are sent.
-        trailers: Option<HeaderMap>,
+        /// None once they are sent.
+        trailers: Option<OkTrailers>,
     },
     /// Messages as they come.
     Stream(Box<dyn Source>),
+}
+
+/// The trailers of success: made when they are due, because an answer is moved about until then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OkTrailers {
+    /// One beside the status.
+    pub(crate) extra: Option<(&'static str, &'static str)>,
+}
+
+impl OkTrailers {
+    pub(crate) fn headers(self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+        if let Some((name, value)) = self.extra {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        trailers
+    }
 }
 
 /// Makes a stream's frames.
@@ -79,7 +99,9 @@ impl http_body::Body for ResponseBody {
             ResponseBody::Empty => Poll::Ready(None),
             ResponseBody::Message { data, held, trailers } => {
                 if data.is_empty() {
-                    return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                    return Poll::Ready(
+                        trailers.take().map(|trailers| Ok(Frame::trailers(trailers.headers()))),
+                    );
                 }
                 let piece = data.split_to(data.len().min(PIECE_BYTES));
                 let held = held.split(piece.len());

@@ -1,15 +1,17 @@
 //! One call: its deadline, its way to the cores, its end. Knows no service.
 
 use super::backend::{Backend, Phase, View};
-use super::body::ResponseBody;
-use super::budget::{Held, Share};
+use super::body::{OkTrailers, ResponseBody};
+use super::budget::Held;
 use super::codec::{self, Cap, Messages, Received};
+use super::connection;
+use super::proto::v1;
 use super::router::Method;
 use super::server::Server;
 use super::status::{self, Origin};
 use crate::types::request::{Level, Operation, Request};
 use crate::types::{CoreId, Failure, Limits, Mono, OperationId, Reason};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use prost::Message;
@@ -20,21 +22,21 @@ use std::rc::Rc;
 use std::task::Poll;
 use tonic::{Code, Status};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
 /// Nothing can be done within a microsecond: such a deadline is past on arrival.
 const DEADLINE_NS_MIN: u64 = 1_000;
 
-/// A call in progress, or one operation of a pipeline.
+/// A call in progress, or one operation of a pipeline. Counted when it ends; dropped before that, it was cancelled.
 pub(crate) struct Call<B: Backend> {
     pub(crate) server: Rc<Server<B>>,
-    pub(crate) share: Rc<Share>,
+    pub(crate) connection: Rc<connection::State>,
     /// As it was when the call came.
     pub(crate) view: Rc<View>,
     pub(crate) method: Method,
     pub(crate) deadline: Mono,
     /// One trailer beside the status.
     pub(crate) trailer: Cell<Option<(&'static str, &'static str)>>,
+    since: Mono,
+    ended: Cell<Code>,
 }
 
 /// Why a call is not answered with its message.
@@ -53,6 +55,26 @@ impl From<Failure> for Refusal {
 }
 
 impl<B: Backend> Call<B> {
+    pub(crate) fn new(
+        server: &Rc<Server<B>>,
+        connection: &Rc<connection::State>,
+        method: Method,
+        timeout_ns: u64,
+    ) -> Call<B> {
+        let now = server.backend.now().mono;
+        connection.begin(now);
+        Call {
+            server: Rc::clone(server),
+            connection: Rc::clone(connection),
+            view: server.backend.view(),
+            method,
+            deadline: now + timeout_ns,
+            trailer: Cell::new(None),
+            since: now,
+            ended: Cell::new(Code::Cancelled),
+        }
+    }
+
     /// Sends an operation to the core that owns its key.
     pub(crate) fn submit(&self, operation: Operation, level: Level) -> B::Reply {
         self.submit_as(operation, level, None, 0)
@@ -82,7 +104,7 @@ impl<B: Backend> Call<B> {
     }
 
     /// An error inside a batch or a pipeline.
-    pub(crate) fn error(&self, failure: Failure) -> super::proto::v1::Error {
+    pub(crate) fn error(&self, failure: Failure) -> v1::Error {
         status::error(&self.of_method(failure), self.origin())
     }
 
@@ -97,34 +119,24 @@ impl<B: Backend> Call<B> {
         Q: Message + Default,
         A: Message,
     {
-        let answer = self.answer(body, caps, handler).await;
+        let answer = match self.single(body, caps).await {
+            Ok((request, held)) => {
+                let answer = handler(&self, request).await;
+                drop(held); // the request is charged until it is answered
+                answer
+            }
+            Err(refusal) => Err(refusal),
+        };
         match answer {
             Ok(message) => {
                 let data = codec::encode(&message);
-                let mut held = self.share.hold();
+                let mut held = self.hold();
                 held.grow_over(data.len());
-                let trailers = Some(self.ok_trailers());
+                let trailers = Some(self.succeed());
                 accepted(ResponseBody::Message { data, held, trailers })
             }
             Err(refusal) => self.refuse(refusal),
         }
-    }
-
-    async fn answer<Q, A>(
-        &self,
-        body: Incoming,
-        caps: &[Cap],
-        handler: impl AsyncFnOnce(&Call<B>, Q) -> Result<A, Refusal>,
-    ) -> Result<A, Refusal>
-    where
-        Q: Message + Default,
-        A: Message,
-    {
-        self.check_phase()?;
-        let (request, held) = self.single(body, caps).await?;
-        let answer = handler(self, request).await;
-        drop(held); // the request is charged until it is answered
-        answer
     }
 
     /// The only message of the call, and the charge for it.
@@ -133,39 +145,57 @@ impl<B: Backend> Call<B> {
         body: Incoming,
         caps: &[Cap],
     ) -> Result<(Q, Held), Refusal> {
-        let Received { bytes, held } = self.receive(body).await?;
+        let past = || Failure::not_applied(Reason::DeadlinePast);
+        let backend = &self.server.backend;
+        if self.deadline.since(backend.now().mono) <= DEADLINE_NS_MIN {
+            return Err(past().into());
+        }
+        let mut messages = self.messages(body);
+        let received = until(backend, self.deadline, poll_fn(|cx| messages.poll_single(cx))).await;
+        let Received { bytes, held } = received.ok_or_else(past)??;
         Ok((codec::decode(bytes, caps)?, held))
     }
 
-    /// The messages of a streaming call.
+    /// The messages of the call, in the order they come.
     pub(crate) fn messages(&self, body: Incoming) -> Messages<Incoming> {
-        Messages::new(body, self.share.hold(), self.limits().message_bytes_max)
+        Messages::new(body, self.hold(), self.limits().message_bytes_max)
     }
 
-    /// The headers-only answer of a failed call.
+    /// A charge to the call's connection, still of nothing.
+    pub(crate) fn hold(&self) -> Held {
+        self.connection.share.hold()
+    }
+
+    /// The trailers of success. Ends the call.
+    pub(crate) fn succeed(&self) -> OkTrailers {
+        self.ended.set(Code::Ok);
+        OkTrailers { extra: self.trailer.take() }
+    }
+
+    /// The trailers of a stream that fails. Ends the call.
+    pub(crate) fn fail(&self, refusal: Refusal) -> HeaderMap {
+        let mut trailers = HeaderMap::new();
+        self.add_status(refusal, &mut trailers);
+        trailers
+    }
+
+    /// The answer, all in its headers, to a call that fails. Ends the call.
     pub(crate) fn refuse(&self, refusal: Refusal) -> Response<ResponseBody> {
         let mut response = accepted(ResponseBody::Empty);
-        self.status(refusal)
-            .add_header(response.headers_mut())
-            .expect("messages are escaped for the header by tonic");
+        self.add_status(refusal, response.headers_mut());
         response
     }
 
-    /// The trailers of a stream that fails.
-    pub(crate) fn trailers(&self, refusal: Refusal) -> HeaderMap {
-        let mut trailers = HeaderMap::new();
-        self.status(refusal).add_header(&mut trailers).expect("messages are escaped for the header by tonic");
-        trailers
-    }
-
-    /// The trailers of success.
-    pub(crate) fn ok_trailers(&self) -> HeaderMap {
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-        if let Some((name, value)) = self.trailer.take() {
-            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        trailers
+    /// An operation's failure in its pipeline. Ends the operation.
+    pub(crate) fn fail_operation(&self, refusal: Refusal) -> v1::Error {
+        let error = match refusal {
+            Refusal::Failure(failure) => self.error(failure),
+            Refusal::Protocol(code, message) => {
+                v1::Error { code: code as i32, message: message.into(), detail: None }
+            }
+        };
+        self.ended.set(Code::from(error.code));
+        error
     }
 
     /// Data is served only by a node that takes part in quorums.
@@ -177,21 +207,13 @@ impl<B: Backend> Call<B> {
         }
     }
 
-    async fn receive(&self, body: Incoming) -> Result<Received, Refusal> {
-        let backend = &self.server.backend;
-        let past = || Refusal::from(Failure::not_applied(Reason::DeadlinePast));
-        if self.deadline.since(backend.now().mono) <= DEADLINE_NS_MIN {
-            return Err(past());
-        }
-        let mut messages = self.messages(body);
-        until(backend, self.deadline, messages.single()).await.ok_or_else(past)?
-    }
-
-    fn status(&self, refusal: Refusal) -> Status {
-        match refusal {
+    fn add_status(&self, refusal: Refusal, headers: &mut HeaderMap) {
+        let status = match refusal {
             Refusal::Failure(failure) => status::status(&self.of_method(failure), self.origin()),
             Refusal::Protocol(code, message) => Status::new(code, message),
-        }
+        };
+        self.ended.set(status.code());
+        status.add_header(headers).expect("tonic escapes what a header cannot hold");
     }
 
     /// A failed read applied nothing because there was nothing to apply.
@@ -201,6 +223,14 @@ impl<B: Backend> Call<B> {
 
     fn origin(&self) -> Origin<'_> {
         Origin { node: &self.view.own().name, epoch: self.view.epoch }
+    }
+}
+
+impl<B: Backend> Drop for Call<B> {
+    fn drop(&mut self) {
+        let now = self.server.backend.now().mono;
+        self.server.counters().record(self.method.operation(), self.ended.get(), now.since(self.since));
+        self.connection.end(now);
     }
 }
 
@@ -216,15 +246,6 @@ pub(crate) fn not_grpc(status: StatusCode) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
     *response.status_mut() = status;
     response
-}
-
-/// How a call ended, as far as its headers say.
-pub(crate) fn code_of(response: &Response<ResponseBody>) -> Code {
-    match response.headers().get(GRPC_STATUS) {
-        Some(status) => Code::from_bytes(status.as_bytes()),
-        None if response.status() == StatusCode::OK => Code::Ok,
-        None => Code::Unknown,
-    }
 }
 
 /// The time that a call has, nanoseconds: none named = the default, too long or unreadable = the longest.
@@ -291,7 +312,6 @@ pub(crate) async fn yield_now() {
 
 /// A level from the wire; 0 = QUORUM.
 pub(crate) fn level(number: i32) -> Result<Level, Failure> {
-    use super::proto::v1;
     match v1::Level::try_from(number) {
         Ok(v1::Level::Unspecified | v1::Level::Quorum) => Ok(Level::Quorum),
         Ok(v1::Level::One) => Ok(Level::One),

@@ -29,6 +29,8 @@ pub(crate) struct Messages<T> {
     held: Held,
     message_bytes_max: usize,
     ended: bool,
+    /// What may turn out to be the only message.
+    first: Option<Received>,
 }
 
 /// A message as it came, charged until `held` is dropped.
@@ -55,6 +57,7 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
             held,
             message_bytes_max,
             ended: false,
+            first: None,
         }
     }
 
@@ -75,12 +78,18 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
     }
 
     /// The only message of a unary call.
-    pub(crate) async fn single(&mut self) -> Result<Received, Refusal> {
-        let received = std::future::poll_fn(|cx| self.poll_next(cx)).await?;
-        let received = received.ok_or(Refusal::Protocol(Code::Unimplemented, "the call has no message"))?;
-        match std::future::poll_fn(|cx| self.poll_next(cx)).await? {
-            None => Ok(received),
-            Some(_) => Err(Refusal::Protocol(Code::Unimplemented, "the call has more than one message")),
+    pub(crate) fn poll_single(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, Refusal>> {
+        if self.first.is_none() {
+            let first = ready!(self.poll_next(cx))?;
+            let none = Refusal::Protocol(Code::Unimplemented, "the call has no message");
+            self.first = Some(first.ok_or(none)?);
+        }
+        match ready!(self.poll_next(cx))? {
+            None => Poll::Ready(Ok(self.first.take().expect("set above"))),
+            Some(_) => {
+                let two = Refusal::Protocol(Code::Unimplemented, "the call has more than one message");
+                Poll::Ready(Err(two))
+            }
         }
     }
 

@@ -11,7 +11,6 @@ use crate::types::Mono;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -35,13 +34,27 @@ const LOCAL_RESETS_MAX: usize = 1_024;
 const HANDSHAKE_BYTES: u64 = 24 + 9;
 
 /// What a connection's calls and its guard share.
-struct State {
-    share: Rc<Share>,
+pub(crate) struct State {
+    pub(crate) share: Rc<Share>,
     /// Calls in progress, streams included.
     calls: Cell<usize>,
     /// When a call last began or ended.
     active_at: Cell<Mono>,
     received: Rc<Cell<u64>>,
+}
+
+impl State {
+    /// A call has begun.
+    pub(crate) fn begin(&self, now: Mono) {
+        self.calls.set(self.calls.get() + 1);
+        self.active_at.set(now);
+    }
+
+    /// A call has ended.
+    pub(crate) fn end(&self, now: Mono) {
+        self.calls.set(self.calls.get() - 1);
+        self.active_at.set(now);
+    }
 }
 
 /// Serves a connection until it ends.
@@ -56,14 +69,10 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
     let bytes_per_poll = server.settings.bytes_per_poll;
     let io = Io::new(transport, bytes_per_poll, Rc::clone(&server.scratch), Rc::clone(&state.received));
     let service = {
-        let (server, share) = (Rc::clone(server), Rc::clone(&state.share));
-        service_fn(move |request| {
-            let (server, share) = (Rc::clone(&server), Rc::clone(&share));
-            async move { Ok::<_, Infallible>(router::route(server, share, port, request).await) }
-        })
+        let (server, state) = (Rc::clone(server), Rc::clone(&state));
+        service_fn(move |request| router::route(&server, &state, port, request))
     };
-    let calls = Calls { server: Rc::clone(server), state: Rc::clone(&state) };
-    let mut connection = pin!(builder(server, calls).serve_connection(io, service));
+    let mut connection = pin!(builder(server).serve_connection(io, service));
     let mut guard = Guard::new(server, &state);
     let mut sleep = pin!(backend.sleep_until(guard.next));
     let mut stopping = server.stopping.wait();
@@ -106,9 +115,9 @@ enum End {
     Broken(#[allow(dead_code, reason = "for the trace")] hyper::Error),
 }
 
-fn builder<B: Backend>(server: &Server<B>, calls: Calls<B>) -> Builder<Calls<B>> {
+fn builder<B: Backend>(server: &Server<B>) -> Builder<Calls<B>> {
     let settings = &server.settings;
-    let mut builder = Builder::new(calls);
+    let mut builder = Builder::new(Calls(server.backend.clone()));
     builder
         .timer(Timer::new(server.backend.clone()))
         .max_concurrent_streams(settings.streams_max)
@@ -172,7 +181,10 @@ impl<'a, B: Backend> Guard<'a, B> {
             }
         }
         let idle_ns = now.since(self.state.active_at.get());
-        if self.state.calls.get() > 0 || idle_ns < settings.idle_ms * 1_000_000 {
+        if self.state.calls.get() > 0
+            || self.state.share.bytes() > 0
+            || idle_ns < settings.idle_ms * 1_000_000
+        {
             return Verdict::Stay;
         }
         // A client that was asked to leave and stays has had as long again.
@@ -181,42 +193,11 @@ impl<'a, B: Backend> Guard<'a, B> {
 }
 
 /// Runs each call as a task of its core.
-struct Calls<B: Backend> {
-    server: Rc<Server<B>>,
-    state: Rc<State>,
-}
-
-impl<B: Backend> Clone for Calls<B> {
-    fn clone(&self) -> Calls<B> {
-        Calls { server: Rc::clone(&self.server), state: Rc::clone(&self.state) }
-    }
-}
+#[derive(Clone)]
+struct Calls<B>(B);
 
 impl<B: Backend, F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Calls<B> {
     fn execute(&self, call: F) {
-        let counted = Counted::new(self.clone());
-        self.server.backend.spawn(async move {
-            let _counted = counted;
-            call.await;
-        });
-    }
-}
-
-/// A call in progress, counted.
-struct Counted<B: Backend>(Calls<B>);
-
-impl<B: Backend> Counted<B> {
-    fn new(calls: Calls<B>) -> Counted<B> {
-        calls.state.calls.set(calls.state.calls.get() + 1);
-        calls.state.active_at.set(calls.server.backend.now().mono);
-        Counted(calls)
-    }
-}
-
-impl<B: Backend> Drop for Counted<B> {
-    fn drop(&mut self) {
-        let Calls { server, state } = &self.0;
-        state.calls.set(state.calls.get() - 1);
-        state.active_at.set(server.backend.now().mono);
+        self.0.spawn(call);
     }
 }

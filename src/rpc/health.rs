@@ -44,7 +44,7 @@ pub(crate) async fn watch<B: Backend>(call: Call<B>, body: Incoming) -> Response
         ended: false,
         sleep: Box::pin(call.server.backend.sleep_until(call.server.backend.now().mono)),
         stopping: call.server.stopping.wait(),
-        held: call.share.hold(),
+        held: call.hold(),
         call,
     };
     call::accepted(ResponseBody::Stream(Box::new(watch)))
@@ -79,7 +79,7 @@ impl<B: Backend> Source for Watch<B> {
         }
         if stopping {
             self.ended = true;
-            let trailers = self.call.trailers(Failure::not_applied(Reason::Stopping).into());
+            let trailers = self.call.fail(Failure::not_applied(Reason::Stopping).into());
             return Poll::Ready(Some(Frame::trailers(trailers)));
         }
         while self.sleep.as_mut().poll(cx).is_ready() {

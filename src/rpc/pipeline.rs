@@ -11,19 +11,16 @@ use super::kv;
 use super::proto::v1;
 use super::router::Method;
 use super::server::Raised;
-use super::status;
-use crate::types::{Failure, Mono, Reason};
+use crate::types::{Failure, Reason};
 use bytes::BytesMut;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::Response;
 use http_body::Frame;
 use hyper::body::Incoming;
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tonic::Code;
 use v1::pipeline_request::Operation;
 use v1::pipeline_response::Result as Outcome;
 
@@ -36,9 +33,6 @@ const FRAME_BYTES: usize = PIECE_BYTES / 2;
 
 /// Begins the stream.
 pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<ResponseBody> {
-    if let Err(failure) = call.check_phase() {
-        return call.refuse(failure.into());
-    }
     let limits = call.limits();
     let keys_max = limits.batch_keys_max;
     let deadline_ms_default = limits.deadline_ms_default;
@@ -51,8 +45,7 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<Respo
                 0 => deadline_ms_default,
                 ms => u64::from(ms).min(deadline_ms_max),
             };
-            let deadline = call.server.backend.now().mono.after_ms(ms);
-            run(Rc::clone(&call), request, deadline, held)
+            run(Rc::clone(&call), request, ms * 1_000_000, held)
         }
     };
     let stream = Pipeline {
@@ -60,7 +53,7 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<Respo
         caps: [Cap { path: &[6, 1], elements_max: keys_max }, Cap { path: &[7, 1], elements_max: keys_max }],
         stopping: call.server.stopping.wait(),
         out: BytesMut::new(),
-        out_held: call.share.hold(),
+        out_held: call.hold(),
         running: FuturesUnordered::new(),
         end: None,
         ended: false,
@@ -112,8 +105,8 @@ where
         {
             self.ended = true;
             let trailers = match end {
-                Ok(()) => self.call.ok_trailers(),
-                Err(refusal) => self.call.trailers(refusal),
+                Ok(()) => self.call.succeed().headers(),
+                Err(refusal) => self.call.fail(refusal),
             };
             return Poll::Ready(Some(Frame::trailers(trailers)));
         }
@@ -156,7 +149,7 @@ where
 async fn run<B: Backend>(
     stream: Rc<Call<B>>,
     request: v1::PipelineRequest,
-    deadline: Mono,
+    timeout_ns: u64,
     held: Held,
 ) -> v1::PipelineResponse {
     let seq = request.seq;
@@ -164,30 +157,20 @@ async fn run<B: Backend>(
         let failure = Failure::not_applied(Reason::Malformed).message("the request has no operation");
         return v1::PipelineResponse { seq, result: Some(Outcome::Error(stream.error(failure))) };
     };
-    let call = Call {
-        server: Rc::clone(&stream.server),
-        share: Rc::clone(&stream.share),
-        view: stream.server.backend.view(),
-        method: method(&operation),
-        deadline,
-        trailer: Cell::new(None),
-    };
+    let call = Call::new(&stream.server, &stream.connection, method(&operation), timeout_ns);
     drop(stream);
-    let since = call.server.backend.now().mono;
     let result = match call.check_phase() {
         Ok(()) => answer(&call, operation).await,
         Err(failure) => Err(failure.into()),
     };
     drop(held);
-    let (code, result) = match result {
-        Ok(result) => (Code::Ok, result),
-        Err(Refusal::Failure(failure)) => (status::code(failure.reason), Outcome::Error(call.error(failure))),
-        Err(Refusal::Protocol(code, message)) => {
-            (code, Outcome::Error(v1::Error { code: code as i32, message: message.into(), detail: None }))
+    let result = match result {
+        Ok(result) => {
+            call.succeed();
+            result
         }
+        Err(refusal) => Outcome::Error(call.fail_operation(refusal)),
     };
-    let ns = call.server.backend.now().mono.since(since);
-    call.server.counters().record(call.method.operation(), code, ns);
     v1::PipelineResponse { seq, result: Some(result) }
 }
 

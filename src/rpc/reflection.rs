@@ -150,7 +150,7 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming, port: Port) -> Re
     let stream = Stream {
         messages: call.messages(body),
         stopping: call.server.stopping.wait(),
-        held: call.share.hold(),
+        held: call.hold(),
         ended: false,
         port,
         call,
@@ -186,8 +186,8 @@ impl<B: Backend> Source for Stream<B> {
                 let held = self.held.split(bytes.len());
                 return Poll::Ready(Some(Frame::data(Chunk::new(bytes, held))));
             }
-            Ok(None) => self.call.ok_trailers(),
-            Err(refusal) => self.call.trailers(refusal),
+            Ok(None) => self.call.succeed().headers(),
+            Err(refusal) => self.call.fail(refusal),
         };
         self.ended = true;
         Poll::Ready(Some(Frame::trailers(end)))

@@ -2,16 +2,17 @@
 
 use super::backend::Backend;
 use super::body::ResponseBody;
-use super::budget::Share;
 use super::call::{self, Call, Refusal};
+use super::connection::State;
 use super::server::{Port, Server};
 use super::stats::Operation;
 use super::{admin, batch, cluster, health, kv, pipeline, reflection, scan, seed, sync_keys};
-use crate::types::{Failure, Mono, Reason};
+use crate::types::{Failure, Reason};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
 use std::rc::Rc;
 use tonic::Code;
 
@@ -164,21 +165,41 @@ enum Misplaced {
     PeerPort,
 }
 
-/// Answers one call.
-pub(crate) async fn route<B: Backend>(
-    server: Rc<Server<B>>,
-    share: Rc<Share>,
+/// Answers one call. What can be refused is refused here and now, so that the task made of the rest is small: it is
+/// moved several times on its way to the executor.
+pub(crate) fn route<B: Backend>(
+    server: &Rc<Server<B>>,
+    connection: &Rc<State>,
     port: Port,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<B> {
+    let begun = begin(server, connection, port, &request);
+    let body = request.into_body();
+    dispatch(begun, body, port)
+}
+
+fn begin<B: Backend>(
+    server: &Rc<Server<B>>,
+    connection: &Rc<State>,
+    port: Port,
+    request: &Request<Incoming>,
+) -> Result<Call<B>, Box<Response<ResponseBody>>> {
+    if let Err(status) = check_http(request) {
+        server.counters().record(Operation::Other, Code::Unknown, 0);
+        return Err(Box::new(call::not_grpc(status)));
+    }
     let method = Method::of_path(request.uri().path());
-    let measured = Measured::new(&server, method.operation());
-    let response = match check_http(&request) {
-        Ok(()) => dispatch(&server, share, port, method, request).await,
-        Err(status) => call::not_grpc(status),
-    };
-    measured.end(call::code_of(&response));
-    response
+    let timeout_ns = call::timeout_ns(request.headers(), server.backend.limits());
+    let call = Call::new(server, connection, method, timeout_ns);
+    check_method(&call, port).map_err(|refusal| Box::new(call.refuse(refusal)))?;
+    if is_compressed(request) {
+        let refusal =
+            Refusal::Protocol(Code::Unimplemented, "compressed messages are not served; send identity");
+        let mut response = call.refuse(refusal);
+        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+        return Err(Box::new(response));
+    }
+    Ok(call)
 }
 
 fn check_http(request: &Request<Incoming>) -> Result<(), StatusCode> {
@@ -195,28 +216,16 @@ fn check_http(request: &Request<Incoming>) -> Result<(), StatusCode> {
 }
 
 async fn dispatch<B: Backend>(
-    server: &Rc<Server<B>>,
-    share: Rc<Share>,
+    begun: Result<Call<B>, Box<Response<ResponseBody>>>,
+    body: Incoming,
     port: Port,
-    method: Method,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let backend = &server.backend;
-    let deadline = backend.now().mono + call::timeout_ns(request.headers(), backend.limits());
-    let view = backend.view();
-    let call = Call { server: Rc::clone(server), share, view, method, deadline, trailer: Cell::new(None) };
-    if let Err(refusal) = check_method(&call, port) {
-        return call.refuse(refusal);
-    }
-    if is_compressed(&request) {
-        let refusal =
-            Refusal::Protocol(Code::Unimplemented, "compressed messages are not served; send identity");
-        let mut response = call.refuse(refusal);
-        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-        return response;
-    }
-    let body = request.into_body();
-    match method {
+) -> Result<Response<ResponseBody>, Infallible> {
+    let call = match begun {
+        Ok(call) => call,
+        Err(refused) => return Ok(*refused),
+    };
+    // Boxed: what is rare or large of itself, so that it does not make every call as large.
+    Ok(match call.method {
         Method::SeedGet => call.unary(body, &[], seed::get).await,
         Method::SeedPut => call.unary(body, &[], seed::put).await,
         Method::Get => call.unary(body, &[], kv::get).await,
@@ -235,22 +244,22 @@ async fn dispatch<B: Backend>(
         Method::Scan => Box::pin(call.unary(body, &[], scan::scan)).await,
         Method::Replicate => Box::pin(call.unary(body, &[], seed::replicate)).await,
         Method::SyncKeys => Box::pin(call.unary(body, &sync_keys::CAPS, sync_keys::sync_keys)).await,
-        Method::Heartbeat => call.unary(body, &[], seed::heartbeat).await,
-        Method::GetRingState => call.unary(body, &[], seed::ring_state).await,
-        Method::GetRing => call.unary(body, &[], cluster::ring).await,
-        Method::GetStatus => call.unary(body, &[], cluster::status).await,
-        Method::Locate => call.unary(body, &[], cluster::locate).await,
-        Method::GetConfig => call.unary(body, &[], admin::config).await,
-        Method::HealthCheck => call.unary(body, &[], health::check).await,
+        Method::Heartbeat => Box::pin(call.unary(body, &[], seed::heartbeat)).await,
+        Method::GetRingState => Box::pin(call.unary(body, &[], seed::ring_state)).await,
+        Method::GetRing => Box::pin(call.unary(body, &[], cluster::ring)).await,
+        Method::GetStatus => Box::pin(call.unary(body, &[], cluster::status)).await,
+        Method::Locate => Box::pin(call.unary(body, &[], cluster::locate)).await,
+        Method::GetConfig => Box::pin(call.unary(body, &[], admin::config)).await,
+        Method::HealthCheck => Box::pin(call.unary(body, &[], health::check)).await,
         Method::HealthWatch => Box::pin(health::watch(call, body)).await,
         Method::Reflection => reflection::serve(call, body, port),
-        Method::Unknown => unreachable!("refused above"),
-    }
+        Method::Unknown => unreachable!("refused before"),
+    })
 }
 
 fn check_method<B: Backend>(call: &Call<B>, port: Port) -> Result<(), Refusal> {
     match call.method.served_on(port) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(call.check_phase()?),
         Err(Misplaced::Nowhere) => {
             Err(Refusal::Protocol(Code::Unimplemented, "no such method is served on this port"))
         }
@@ -264,39 +273,6 @@ fn check_method<B: Backend>(call: &Call<B>, port: Port) -> Result<(), Refusal> {
 
 fn is_compressed(request: &Request<Incoming>) -> bool {
     request.headers().get("grpc-encoding").is_some_and(|encoding| encoding.as_bytes() != b"identity")
-}
-
-/// A call being counted. One that is dropped before its end was cancelled.
-struct Measured<B: Backend> {
-    server: Rc<Server<B>>,
-    operation: Operation,
-    since: Mono,
-    ended: bool,
-}
-
-impl<B: Backend> Measured<B> {
-    fn new(server: &Rc<Server<B>>, operation: Operation) -> Measured<B> {
-        let since = server.backend.now().mono;
-        Measured { server: Rc::clone(server), operation, since, ended: false }
-    }
-
-    fn end(mut self, code: Code) {
-        self.ended = true;
-        self.record(code);
-    }
-
-    fn record(&self, code: Code) {
-        let ns = self.server.backend.now().mono.since(self.since);
-        self.server.counters().record(self.operation, code, ns);
-    }
-}
-
-impl<B: Backend> Drop for Measured<B> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.record(Code::Cancelled);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,7 @@ fn detail(failure: &Failure, origin: Origin<'_>) -> v1::ErrorDetail {
         Outcome::Read => v1::Outcome::Unspecified,
         Outcome::NotApplied => v1::Outcome::NotApplied,
         Outcome::InDoubt => v1::Outcome::InDoubt,
+        Outcome::Applied => v1::Outcome::Applied,
     };
     v1::ErrorDetail {
         reason: failure.reason as i32,

@@ -59,7 +59,6 @@ pub(crate) struct NodeShared {
 pub(crate) struct CoreParts {
     pub(crate) id: CoreId,
     pub(crate) cores: u16,
-    pub(crate) machine: Machine,
     pub(crate) outbox: Outbox<Letter>,
     pub(crate) ticker: Ticker,
     pub(crate) queues: Queues,
@@ -76,7 +75,8 @@ pub(crate) struct Core(Rc<Inner>);
 
 struct Inner {
     parts: Fixed,
-    machine: RefCell<Machine>,
+    /// None until it has recovered.
+    machine: RefCell<Option<Machine>>,
     effects: RefCell<Effects>,
     calls: RefCell<Calls>,
     log: LogWriter,
@@ -87,7 +87,7 @@ struct Inner {
     busy: RefCell<Option<Busy>>,
     view: RefCell<Rc<View>>,
     measured: RefCell<Measured>,
-    /// All parts were written and core 0 knows: of core 0, by how many cores.
+    /// Of core 0: how many cores have written all their parts.
     parts_complete: Cell<u16>,
     /// The core gives up: nothing is done any more.
     halted: Cell<bool>,
@@ -145,9 +145,9 @@ impl Bell {
 }
 
 impl Core {
-    /// A core that has recovered. It serves once its tasks run: see [`Core::run_mail`], [`LogWriter::run`].
+    /// A core that recovers: it answers that it is starting, until [`Core::install`].
     pub(crate) fn new(parts: CoreParts) -> Core {
-        let CoreParts { id, cores, machine, outbox, ticker, queues, disk, dir, flush, shared, view } = parts;
+        let CoreParts { id, cores, outbox, ticker, queues, disk, dir, flush, shared, view } = parts;
         let log = LogWriter::new(disk.clone(), dir.clone(), flush);
         let histogram =
             || Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("bounds and digits are in range");
@@ -162,7 +162,7 @@ impl Core {
         };
         Core(Rc::new(Inner {
             parts: Fixed { id, cores, outbox, ticker, queues, disk, dir, shared },
-            machine: RefCell::new(machine),
+            machine: RefCell::new(None),
             effects: RefCell::default(),
             calls: RefCell::new(Calls::new(id)),
             log,
@@ -201,7 +201,20 @@ impl Core {
     }
 
     pub(crate) fn with_machine<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R {
-        look(&mut self.0.machine.borrow_mut())
+        look(self.0.machine.borrow_mut().as_mut().expect("who asks for the machine waits until it is there"))
+    }
+
+    /// Has it recovered?
+    pub(crate) fn is_installed(&self) -> bool {
+        self.0.machine.borrow().is_some()
+    }
+
+    /// The machine has recovered. It begins its log; requests reach it from [`Phase::Serving`] on.
+    pub(crate) fn install(&self, machine: Machine, view: View) {
+        let before = self.0.machine.replace(Some(machine));
+        assert!(before.is_none(), "a core recovers once");
+        *self.0.view.borrow_mut() = Rc::new(view);
+        self.after_steps();
     }
 
     /// Lets the machine take an event, and performs what it asks for.
@@ -212,7 +225,7 @@ impl Core {
         }
         let now = clock::now();
         let mut effects = inner.effects.borrow_mut();
-        inner.machine.borrow_mut().step(now, event, &mut effects);
+        self.with_machine(|machine| machine.step(now, event, &mut effects));
         while let Some(effect) = effects.pop() {
             self.perform(now, effect);
         }
@@ -247,10 +260,8 @@ impl Core {
     /// What follows from new state: the log may have work, and the tick its pace.
     fn after_steps(&self) {
         let inner = &self.0;
-        let (busy, durable) = {
-            let machine = inner.machine.borrow();
-            (machine.is_busy(), machine.replica().log().durable().0)
-        };
+        let (busy, durable) =
+            self.with_machine(|machine| (machine.is_busy(), machine.replica().log().durable().0));
         if busy {
             inner.log.ring();
         }
@@ -271,6 +282,9 @@ impl Core {
 
     /// A tick: time for the machine, for calls whose deadline is past, and for the gauges.
     pub(crate) fn tick(&self) {
+        if self.0.machine.borrow().is_none() {
+            return;
+        }
         self.step(Event::Tick);
         let now = clock::mono();
         let late = self.0.calls.borrow_mut().expire(now);
@@ -283,15 +297,14 @@ impl Core {
         let inner = &self.0;
         let gauge = &inner.parts.shared.gauges[usize::from(inner.parts.id.0)];
         let mut measured = inner.measured.borrow_mut();
-        {
-            let machine = inner.machine.borrow();
+        self.with_machine(|machine| {
             let (shard, log) = (machine.replica().shard(), machine.replica().log());
             gauge.records.store(shard.counts().records, Relaxed);
             gauge.tombstones.store(shard.counts().dead, Relaxed);
             gauge.memory_bytes.store(shard.table().memory_bytes() as u64, Relaxed);
             gauge.full.store(u64::from(machine.is_full()), Relaxed);
             gauge.wal_bytes.store(log.segments_held() as u64 * inner.log.segment_bytes(), Relaxed);
-        }
+        });
         gauge.queued.store(inner.calls.borrow().open() as u64, Relaxed);
         gauge.hops.store(measured.hops, Relaxed);
         gauge.operations.store(measured.operations, Relaxed);
@@ -352,21 +365,20 @@ impl Core {
         }
     }
 
-    /// This core has written all its parts: core 0 must know.
-    pub(crate) fn parts_complete(&self) {
+    /// Tells core 0 that this core has written all its parts. False: its mailbox is full, try again.
+    pub(crate) fn tell_parts_complete(&self) -> bool {
         if self.0.parts.id == CoreId(0) {
-            return self.count_complete();
+            self.count_complete();
+            return true;
         }
-        if self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok() {
-            self.0.unposted.ring();
-            self.0.parts_complete.set(1);
-        }
+        let told = self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok();
+        self.0.unposted.ring();
+        told
     }
 
-    /// Has core 0 been told? Of core 0: have all cores told it?
-    pub(crate) fn is_parts_complete(&self) -> bool {
-        let needed = if self.0.parts.id == CoreId(0) { self.0.parts.cores } else { 1 };
-        self.0.parts_complete.get() >= needed
+    /// Of core 0: have all cores written all their parts?
+    pub(crate) fn are_parts_complete(&self) -> bool {
+        self.0.parts_complete.get() == self.0.parts.cores
     }
 
     fn count_complete(&self) {

@@ -17,6 +17,9 @@ use std::rc::Rc;
 /// Segments that are kept free on the disk for what must be written when clients' writes are refused.
 const RESERVE_SEGMENTS: u64 = 2;
 
+/// Recycled segments that are kept to be written next.
+const READY_SEGMENTS_MAX: usize = 2;
+
 /// The files of one core's log.
 pub(crate) struct LogWriter {
     disk: DirDisk,
@@ -87,6 +90,18 @@ impl LogWriter {
             return Err(DiskError { kind: DiskErrorKind::Full, context });
         }
         prepare_segment(&self.disk, &self.dir, segment, &shape).await
+    }
+
+    /// Gives back the files that a burst of writes needed and the present pace does not.
+    pub(crate) async fn remove_surplus(&self, core: &Core) {
+        while let Some(segment) =
+            core.with_machine(|machine| machine.replica_mut().log_mut().surplus_segment(READY_SEGMENTS_MAX))
+        {
+            self.files.borrow_mut().remove(&segment);
+            if let Err(error) = self.disk.remove(&join(&self.dir, &segment_name(segment.0))).await {
+                core.halt(&error.to_string());
+            }
+        }
     }
 
     /// Writes whatever the machine plans, until cancelled.

@@ -25,6 +25,7 @@ pub mod padded;
 pub mod probe;
 #[cfg(test)]
 mod scratch;
+mod service;
 pub mod signals;
 mod snapshots;
 pub mod tick;

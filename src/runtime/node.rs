@@ -1,57 +1,40 @@
 //! A node's life: opens the data directory, starts the cores, listens, serves, and ends in order.
 
-use super::acceptor::{Acceptor, Arrival, Intake, Listener, Place, Port};
+use super::acceptor::{Acceptor, Intake, Listener, Place, Port};
 use super::clock;
-use super::core::{Core, CoreParts, Letter, NodeShared};
+use super::core::{Letter, NodeShared};
 use super::cpus::{Available, CoresWanted, CpuError};
 use super::directory::{Claim, ClaimError};
 use super::disk::{DirDisk, Flush};
 use super::executor::{self, CoreContext, Cpu, StartError};
 use super::gauges::gauges;
-use super::log_writer::LogWriter;
 use super::mailbox::{Room, Seat, seats};
-use super::net::Stream;
 use super::probe::{ProbeError, probe};
+use super::service;
 use super::signals::SignalWatch;
-use super::snapshots::Snapshots;
 use super::watchdog::Watchdog;
-use crate::admin;
-use crate::cluster::epoch::{Epoch, EpochError, Member};
+use crate::cluster::epoch::EpochError;
 use crate::cluster::ring::Ring;
-use crate::node::event::Event;
-use crate::node::machine::{Machine, MachineConfig};
-use crate::rpc::backend::{Liveness, MemberState, MemberView, Phase, Setting, View};
-use crate::rpc::http1::Pages;
-use crate::rpc::io::Transport;
-use crate::rpc::server::{self, Server};
+use crate::rpc::backend::{Phase, Setting};
+use crate::rpc::server;
 use crate::rpc::stats::Counters;
 use crate::storage::block::BLOCK_BYTES;
-use crate::storage::data_dir::{self, DataDirError, NodeFile, core_dir};
+use crate::storage::data_dir::{self, DataDirError, NodeFile};
 use crate::storage::disk::{Disk as _, DiskError};
-use crate::storage::log::{Log, Ticket};
-use crate::storage::log_record::{ControlKind, LogRecord};
-use crate::storage::open::{
-    OpenError, OpenOptions, Opened, layout_bytes, open_core, prepare_segment, seal_layout,
-};
-use crate::storage::recovery::Restart;
+use crate::storage::open::{OpenError, OpenOptions, layout_bytes, seal_layout};
 use crate::storage::segment::LogShape;
 use crate::types::{ClusterId, CoreId, Limits, MemberId};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::atomic::AtomicU8;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 /// Connections at a time, of all cores, to the admin port.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// Segments of a core that has little data: the one that is written, a spare, and one that is being made.
 const SEGMENTS_AT_LEAST: u64 = 3;
 const SEGMENT_BYTES: u64 = LogShape::SEGMENT_BLOCKS as u64 * BLOCK_BYTES as u64;
-/// How long requests in progress may take to end once the node is told to stop, milliseconds.
-const DRAIN_MS: u64 = 8_000;
 
 /// What a start does about the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,26 +173,45 @@ pub(crate) fn halt(core: CoreId, why: &str) -> ! {
 }
 
 /// What one core gets to start with.
-struct Share {
-    seat: Seat<Letter>,
-    intake: Intake,
+pub(super) struct Share {
+    pub(super) seat: Seat<Letter>,
+    pub(super) intake: Intake,
 }
 
 /// What every core gets.
-struct Plan {
-    config: NodeConfig,
-    claim: Claim,
-    node: NodeFile,
-    seed: u64,
-    shared: Arc<NodeShared>,
-    counters: Arc<[Counters]>,
+pub(super) struct Plan {
+    pub(super) config: NodeConfig,
+    pub(super) claim: Claim,
+    pub(super) node: NodeFile,
+    pub(super) seed: u64,
+    pub(super) shared: Arc<NodeShared>,
+    pub(super) counters: Arc<[Counters]>,
+    /// The ring, once core 0 has found it in its log.
+    pub(super) ring: OnceLock<Arc<Ring>>,
+    /// Cores that have recovered, and cores that have no connection left.
+    pub(super) recovered: AtomicUsize,
+    pub(super) drained: AtomicUsize,
+    pub(super) cores: u16,
     /// Taken by its core.
     shares: Vec<Mutex<Option<Share>>>,
     /// The first failure of a core.
     failure: Mutex<Option<NodeError>>,
-    /// Cores that are open.
-    opened: AtomicU8,
-    cores: u16,
+    /// Wakes the thread that waits for the node's end.
+    end: mpsc::Sender<()>,
+}
+
+impl Plan {
+    /// A core's share; once.
+    pub(super) fn take_share(&self, core: CoreId) -> Share {
+        let mut share = self.shares[usize::from(core.0)].lock().expect("no thread panicked while it held it");
+        share.take().expect("each core takes its own")
+    }
+
+    /// A core cannot go on: the node ends.
+    pub(super) fn fail(&self, error: NodeError) {
+        self.failure.lock().expect("no thread panicked while it held it").get_or_insert(error);
+        self.end.send(()).ok();
+    }
 }
 
 /// Runs a node until it is told to stop by a signal.
@@ -225,6 +227,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
     let shares = seats(cores, room).into_iter().zip(intakes);
     let mut seed = [0; 8];
     fill_random(&mut seed)?;
+    let (end, ended) = mpsc::channel();
     let plan = Arc::new(Plan {
         claim,
         node,
@@ -240,12 +243,15 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         counters: (0..cores).map(|_| Counters::new()).collect(),
         shares: shares.map(|(seat, intake)| Mutex::new(Some(Share { seat, intake }))).collect(),
         failure: Mutex::new(None),
-        opened: AtomicU8::new(0),
+        ring: OnceLock::new(),
+        recovered: AtomicUsize::new(0),
+        drained: AtomicUsize::new(0),
         cores: cores as u16,
+        end,
         config,
     });
-    run_cores(&plan, &cpus, acceptor, listeners)?;
-    let failure = plan.failure.lock().expect("no core panicked while it held it").take();
+    run_cores(&plan, &cpus, acceptor, listeners, &ended)?;
+    let failure = plan.failure.lock().expect("no thread panicked while it held it").take();
     failure.map_or(Ok(()), Err)
 }
 
@@ -254,27 +260,26 @@ fn run_cores(
     cpus: &[Cpu],
     acceptor: Acceptor,
     listeners: Vec<Listener>,
+    ended: &mpsc::Receiver<()>,
 ) -> Result<(), NodeError> {
     for (gauge, cpu) in plan.shared.gauges.iter().zip(cpus) {
-        gauge.cpu.store(cpu.unwrap_or(0) as u64, std::sync::atomic::Ordering::Relaxed);
+        gauge.cpu.store(cpu.unwrap_or(0) as u64, Relaxed);
     }
     let main = {
         let plan = Arc::clone(plan);
-        move |context: CoreContext| run_core(Arc::clone(&plan), context)
+        move |context: CoreContext| service::run(Arc::clone(&plan), context)
     };
     let cores = executor::start(cpus, main)?;
-    let stop = cores.stop().clone();
+    let end = plan.end.clone();
     let _signals = SignalWatch::start(move |signal| {
         tracing::info!(signal, "stopping");
-        stop.request();
+        end.send(()).ok();
     })?;
     let _watchdog = Watchdog::start(cores.heartbeats().to_vec(), Watchdog::abort)?;
     let accepting = acceptor.start(listeners)?;
-    let stop = cores.stop().clone();
-    // The acceptor must end first, so that the cores' queues of arrivals do.
-    while !stop.is_requested() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    ended.recv().expect("the plan holds a sender");
+    // In this order: a core waits for connections until the acceptor has gone.
+    cores.stop().request();
     drop(accepting);
     cores.join().map_err(|panicked| NodeError::Panicked(panicked.to_string()))?;
     Ok(())
@@ -362,7 +367,7 @@ async fn require_room(disk: &DirDisk, node: &NodeFile, cores: u16) -> Result<(),
     Ok(())
 }
 
-fn open_options(config: &NodeConfig, seed: u64) -> OpenOptions {
+pub(super) fn open_options(config: &NodeConfig, seed: u64) -> OpenOptions {
     OpenOptions {
         seed,
         limits: config.limits.clone(),
@@ -374,294 +379,4 @@ fn open_options(config: &NodeConfig, seed: u64) -> OpenOptions {
 fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     use std::io::Read as _;
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
-}
-
-async fn run_core(plan: Arc<Plan>, context: CoreContext) {
-    let id = context.core;
-    let share = plan.shares[usize::from(id.0)].lock().expect("taken once").take().expect("taken once");
-    let stop = context.stop.clone();
-    match open(&plan, &context).await {
-        // Large, and made once: it need not lie in the task.
-        Ok(opened) => Box::pin(serve(&plan, context, share, opened)).await,
-        Err(error) => {
-            plan.failure.lock().expect("no core panicked while it held it").get_or_insert(error);
-            stop.request();
-        }
-    }
-}
-
-/// An opened core, with a log that is about to be started.
-struct Ready {
-    machine: Machine,
-    opened: Opened,
-    disk: DirDisk,
-    dir: String,
-    ring: Arc<Ring>,
-}
-
-async fn open(plan: &Plan, context: &CoreContext) -> Result<Ready, NodeError> {
-    let disk = DirDisk::new(&plan.claim, &context.ticker, &context.reactor);
-    let layout = *plan.node.active().expect("prepare began a layout");
-    let dir = core_dir(layout.id, context.core);
-    let mut opened =
-        open_core(&disk, &plan.node, context.core, &open_options(&plan.config, plan.seed)).await?;
-    if !opened.restart.segments.iter().any(|(_, first)| first.is_none()) {
-        add_segment(&disk, &dir, &opened.shape, &mut opened.restart).await?;
-    }
-    let epoch = match opened.controls.iter().rev().find_map(|bytes| epoch_of(bytes)) {
-        Some(epoch) => epoch?,
-        None => founding_epoch(plan),
-    };
-    let ring = Arc::new(Ring::new(epoch));
-    let limits = plan.config.limits.clone();
-    let log = Log::start(opened.shape, limits.gathering_bytes_max, &opened.restart);
-    let config = MachineConfig {
-        member: plan.node.member,
-        core: context.core,
-        cores: plan.cores,
-        limits: limits.clone(),
-        memory_limit: plan.config.memory_limit as usize / usize::from(plan.cores),
-        hlc_bound: opened.hlc_bound,
-    };
-    let empty = crate::storage::shard::Shard::new(plan.seed, context.core, plan.cores, &limits);
-    let shard = std::mem::replace(&mut opened.shard, empty);
-    let machine = Machine::new(config, Arc::clone(&ring), shard, log, clock::now());
-    Ok(Ready { machine, opened, disk, dir, ring })
-}
-
-/// Makes the segment that the start batch goes to.
-async fn add_segment(
-    disk: &DirDisk,
-    dir: &str,
-    shape: &LogShape,
-    restart: &mut Restart,
-) -> Result<(), DiskError> {
-    let segment = restart.next_segment;
-    prepare_segment(disk, dir, segment, shape).await?;
-    restart.segments.push((segment, None));
-    restart.next_segment = crate::storage::segment::SegmentId(segment.0 + 1);
-    Ok(())
-}
-
-fn epoch_of(control: &[u8]) -> Option<Result<Epoch, EpochError>> {
-    match LogRecord::decode(control) {
-        Ok((LogRecord::Control { kind: ControlKind::Epoch, bytes }, _)) => Some(Epoch::decode(bytes)),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// The first epoch of a cluster: a function of what NODE says, so every core computes the same.
-fn founding_epoch(plan: &Plan) -> Epoch {
-    let [client_address, peer_address, admin_address] = plan.config.advertise.clone();
-    let first = Member {
-        id: plan.node.member,
-        placement: plan.node.member.0,
-        name: plan.node.name.clone(),
-        zone: plan.config.zone.clone(),
-        weight_percent: 100,
-        client_address,
-        peer_address,
-        admin_address,
-    };
-    Epoch::bootstrap(plan.node.cluster, plan.config.replication, first)
-}
-
-async fn serve(plan: &Arc<Plan>, context: CoreContext, share: Share, ready: Ready) {
-    let CoreContext { core: id, ticker, queues, stop, .. } = context;
-    let Ready { machine, opened, disk, dir, ring } = ready;
-    let (outbox, inbox) = share.seat.open(&queues.requests).await;
-    let mut arrivals = share.intake.open().await;
-    let core = Core::new(CoreParts {
-        id,
-        cores: plan.cores,
-        machine,
-        outbox,
-        ticker: ticker.clone(),
-        queues: queues.clone(),
-        disk,
-        dir,
-        flush: plan.config.flush,
-        shared: Arc::clone(&plan.shared),
-        view: view(plan, &ring),
-    });
-    core.log().set_shape(opened.shape);
-    let mut tasks = vec![
-        queues.log.spawn(LogWriter::run(core.clone())),
-        queues.requests.spawn(core.clone().run_mail(inbox)),
-        queues.requests.spawn(core.clone().run_post()),
-    ];
-    let ticking = core.clone();
-    ticker.on_tick(move |_| ticking.tick());
-    // Nothing is served before the start batch is durable.
-    core.log().ring();
-    let _busy = ticker.busy();
-    use crate::node::image::Host as _;
-    if core.durable(Ticket::START).await.is_err() {
-        return;
-    }
-    drop(_busy);
-    let damaged = !opened.report.damage.is_empty();
-    for damage in &opened.report.damage {
-        tracing::warn!(core = id.0, %damage, "damage accepted");
-    }
-    let mut snapshots =
-        Snapshots::new(core.clone(), opened.manifest, !plan.node.sources().is_empty(), damaged);
-    if damaged {
-        snapshots.pay_debts().await;
-    }
-    tasks.push(queues.background.spawn(snapshots.run()));
-    let report = &opened.report;
-    tracing::info!(core = id.0, parts = report.part_records, log = report.log_records, "recovered");
-    all_opened(plan, &ticker, &stop).await;
-    core.enter(Phase::Serving);
-    if id == CoreId(0) {
-        tracing::info!(
-            name = plan.node.name,
-            cluster = %plan.node.cluster,
-            listen = %plan.config.listen,
-            "serving"
-        );
-        tasks.push(queues.background.spawn(drop_sources(core.clone(), plan.node.clone())));
-    }
-    let server = Server::new(core.clone(), server::Settings::default(), Arc::clone(&plan.counters));
-    let pages = Pages::new(core.clone());
-    while let Some(arrival) = arrivals.next().await {
-        accept(&core, &server, &pages, &plan.counters, arrival);
-    }
-    end(&core, &server, tasks).await;
-}
-
-/// Waits until every core of the node has recovered: a request may be for any of them.
-async fn all_opened(plan: &Plan, ticker: &super::tick::Ticker, stop: &executor::Stop) {
-    use std::sync::atomic::Ordering::AcqRel;
-    plan.opened.fetch_add(1, AcqRel);
-    let _busy = ticker.busy();
-    while u16::from(plan.opened.load(std::sync::atomic::Ordering::Acquire)) < plan.cores
-        && !stop.is_requested()
-    {
-        ticker.next_tick().await;
-    }
-}
-
-fn accept(
-    core: &Core,
-    server: &Rc<Server<Core>>,
-    pages: &Rc<Pages<Core>>,
-    counters: &Arc<[Counters]>,
-    arrival: Arrival,
-) {
-    let port = arrival.port;
-    let stream = arrival.into_stream();
-    let task = match port {
-        Port::Clients => core.queues().requests.spawn(Rc::clone(server).serve(stream, server::Port::Client)),
-        Port::Peers => core.queues().requests.spawn(Rc::clone(server).serve(stream, server::Port::Peer)),
-        Port::Admin => {
-            let (core, pages, counters) = (core.clone(), Rc::clone(pages), Arc::clone(counters));
-            let queue = core.queues().requests.clone();
-            queue.spawn(async move {
-                pages.serve(stream, move |method, path| admin::page(&core, &counters, method, path)).await;
-            })
-        }
-    };
-    task.detach();
-}
-
-/// Drops the layouts that the last one replaces, once every core has written all its parts.
-async fn drop_sources(core: Core, mut node: NodeFile) {
-    while !node.sources().is_empty() {
-        core.ticker().sleep(Duration::from_millis(250)).await;
-        if !core.is_parts_complete() {
-            continue;
-        }
-        match data_dir::retire_layouts(core.disk(), &mut node).await {
-            Ok(()) => {
-                tracing::info!("data of another number of cores dropped: all of it is in the new parts")
-            }
-            Err(error) => core.halt(&error.to_string()),
-        }
-    }
-}
-
-/// Finishes what is in flight, flushes, and ends the core's tasks.
-async fn end(core: &Core, server: &Rc<Server<Core>>, tasks: Vec<executor::Task<()>>) {
-    let _busy = core.ticker().busy();
-    server.stop();
-    let deadline = clock::mono().after_ms(DRAIN_MS);
-    if !server.drained(deadline).await {
-        tracing::warn!(core = core.id().0, "connections were still open after {DRAIN_MS} ms");
-    }
-    core.enter(Phase::Stopping);
-    core.step(Event::Stop);
-    // Other cores may still answer for keys of this one: all must be quiet, and each closes its log.
-    while !core.with_machine(|machine| machine.is_closed()) && clock::mono() < deadline {
-        core.ticker().next_tick().await;
-    }
-    for task in tasks {
-        task.cancel().await;
-    }
-}
-
-fn view(plan: &Plan, ring: &Ring) -> View {
-    let epoch = ring.epoch();
-    let members: Vec<MemberView> =
-        epoch.members.iter().map(|member| member_view(plan, ring, member)).collect();
-    let index =
-        |id: &MemberId| members.iter().position(|member| member.id == *id).expect("replicas are members");
-    let slots = (0..crate::types::SLOTS as u16).map(crate::types::Slot);
-    let slot_replicas =
-        slots.flat_map(|slot| ring.replicas(slot).iter().map(|id| index(id) as u16)).collect();
-    let hash = epoch.hash();
-    View {
-        phase: Phase::Starting,
-        cluster: epoch.cluster,
-        epoch: epoch.number,
-        epoch_hash: *hash.first_chunk().expect("a hash of 16 bytes has 8"),
-        ring: ring.fingerprint().max(1),
-        updated_at_ms: clock::now().wall_ms,
-        replication_target: u32::from(epoch.replication),
-        replication: epoch.replicas_per_slot() as u32,
-        own: index(&plan.node.member),
-        members,
-        slot_replicas,
-    }
-}
-
-fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
-    // This node's own addresses are those that it listens on now.
-    let [client_address, peer_address, admin_address] = plan.config.advertise.clone();
-    MemberView {
-        id: member.id,
-        name: member.name.clone(),
-        client_address,
-        peer_address,
-        admin_address,
-        core_addresses: Vec::new(),
-        zone: member.zone.clone(),
-        weight_percent: member.weight_percent,
-        state: MemberState::Normal,
-        liveness: Liveness::Alive,
-        cores: plan.cores,
-        placement: MemberId(member.placement),
-        tokens: ring
-            .vnodes()
-            .iter()
-            .filter(|vnode| vnode.member == member.id)
-            .map(|vnode| vnode.token)
-            .collect(),
-        build: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
-impl Transport for Stream {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        Stream::poll_read(self, cx, buffer)
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Stream::poll_write_vectored(self, cx, buffers)
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Stream::poll_shutdown(self, cx)
-    }
 }

@@ -7,7 +7,7 @@ use crate::storage::block::BLOCK_BYTES;
 use crate::storage::disk::{Disk, DiskErrorKind};
 use crate::storage::lsn::Lsn;
 use crate::storage::manifest::Manifest;
-use crate::storage::part::PARTS;
+use crate::storage::part::{PARTS, PartIndex};
 use crate::storage::snapshot::{DueRule, rewrite_part};
 use std::time::Duration;
 
@@ -23,35 +23,29 @@ pub(crate) struct Snapshots {
     rule: DueRule,
     /// Where the log ended when the last part was begun.
     begun_at: Lsn,
-    /// Parts to be written whatever the log says: damage was accepted, or old layouts wait to be dropped.
+    /// Parts to be written whatever the log says.
     owed: usize,
-    /// Old layouts are read at each start until all parts are written.
-    has_sources: bool,
+    /// Old layouts are read at each start until core 0 has heard that every core has written its parts.
+    untold: bool,
 }
 
 impl Snapshots {
-    /// For a core that has just opened with this manifest. `damaged`: what was read was damaged, and is only behind us
-    /// when every part is new.
-    pub(crate) fn new(core: Core, manifest: Manifest, has_sources: bool, damaged: bool) -> Snapshots {
-        let owed = if damaged {
-            PARTS
-        } else if has_sources {
-            (0..PARTS as u8)
-                .filter_map(crate::storage::part::PartIndex::new)
-                .filter(|part| manifest.part(*part).is_none())
-                .count()
-        } else {
-            0
-        };
+    /// For a core that has just opened with this manifest. With old layouts to drop, its missing parts are owed.
+    pub(crate) fn new(core: Core, manifest: Manifest, has_sources: bool) -> Snapshots {
+        let missing = PartIndex::all().filter(|part| manifest.part(*part).is_none()).count();
+        let owed = if has_sources { missing } else { 0 };
         let begun_at = manifest.known();
-        Snapshots { core, manifest, rule: DueRule::default(), begun_at, owed, has_sources }
+        Snapshots { core, manifest, rule: DueRule::default(), begun_at, owed, untold: has_sources }
     }
 
-    /// Writes the parts that damage makes necessary, before the core serves.
-    pub(crate) async fn pay_debts(&mut self) {
-        while self.owed > 0 {
-            self.rewrite().await;
+    /// Writes every part anew, before the core serves: what was read was damaged.
+    pub(crate) async fn rewrite_all(core: Core, manifest: Manifest) -> Manifest {
+        let mut snapshots = Snapshots::new(core, manifest, false);
+        snapshots.owed = PARTS;
+        while snapshots.owed > 0 {
+            snapshots.rewrite().await;
         }
+        snapshots.manifest
     }
 
     /// Writes parts as they fall due, until cancelled.
@@ -66,8 +60,8 @@ impl Snapshots {
             looks += 1;
             if self.owed > 0 || self.is_due() {
                 self.rewrite().await;
-            } else if self.has_sources && !self.core.is_parts_complete() {
-                self.core.parts_complete();
+            } else if self.untold {
+                self.untold = !self.core.tell_parts_complete();
             }
             self.core.ticker().sleep(LOOK_EVERY).await;
         }
@@ -91,6 +85,7 @@ impl Snapshots {
                 self.owed = self.owed.saturating_sub(1);
                 let bytes = self.manifest.part(part).map_or(0, |file| file.bytes);
                 self.core.log().expect_part(bytes);
+                self.core.log().remove_surplus(&self.core).await;
                 tracing::debug!(core = self.core.core().0, part = part.get(), bytes, "part written");
             }
             Err(error) if error.kind == DiskErrorKind::Full => {

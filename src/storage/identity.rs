@@ -4,7 +4,7 @@
 //! version is older than the window. The table is bounded: full, it refuses operations with a name and no others.
 
 use crate::types::{OperationId, Slot, Version};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 /// What is remembered of one operation.
@@ -28,6 +28,8 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Identities {
     entries: BTreeMap<OperationId, Entry>,
+    /// The names of each slot: what a snapshot writes beside the slot's records.
+    by_slot: BTreeSet<(Slot, OperationId)>,
     /// Names in the order in which they came, with their entry's time; names that are gone are skipped.
     by_age: VecDeque<(u64, OperationId)>,
     /// Names whose entry may hold a value, oldest first.
@@ -43,6 +45,7 @@ impl Identities {
     pub fn new(entries_max: usize, value_bytes_max: usize, window_ms: u64) -> Identities {
         Identities {
             entries: BTreeMap::new(),
+            by_slot: BTreeSet::new(),
             by_age: VecDeque::new(),
             with_value: VecDeque::new(),
             value_bytes: 0,
@@ -77,13 +80,17 @@ impl Identities {
     pub fn remember(&mut self, id: OperationId, mut entry: Entry) {
         match self.entries.get(&id) {
             Some(known) if known.version >= entry.version => return,
-            Some(known) => self.value_bytes -= value_len(known),
+            Some(known) => {
+                self.value_bytes -= value_len(known);
+                self.by_slot.remove(&(known.slot, id));
+            }
             None => {}
         }
         if value_len(&entry) > self.value_bytes_max {
             entry.old = None;
         }
         self.by_age.push_back((entry.version.hlc.ms(), id));
+        self.by_slot.insert((entry.slot, id));
         self.value_bytes += value_len(&entry);
         if value_len(&entry) > 0 {
             self.with_value.push_back(id);
@@ -122,14 +129,17 @@ impl Identities {
         }
     }
 
-    /// Everything that is remembered, in the order of names.
-    pub fn iter_from(&self, first: OperationId) -> impl Iterator<Item = (OperationId, &Entry)> {
-        self.entries.range(first..).map(|(&id, entry)| (id, entry))
+    /// What is remembered of a slot's operations, in the order of names, from a name on.
+    pub fn of_slot(&self, slot: Slot, from: OperationId) -> impl Iterator<Item = (OperationId, &Entry)> {
+        let last = OperationId { client: u64::MAX, request: u64::MAX };
+        let names = self.by_slot.range((slot, from)..=(slot, last));
+        names.map(|&(_, id)| (id, self.entries.get(&id).expect("each name listed has its entry")))
     }
 
     fn forget(&mut self, id: OperationId) {
         if let Some(entry) = self.entries.remove(&id) {
             self.value_bytes -= value_len(&entry);
+            self.by_slot.remove(&(entry.slot, id));
         }
         // Names that are gone are dropped from the lists when they reach the front, and at once when they pile up.
         if self.by_age.len() > 2 * self.entries.len() + 64 {
@@ -213,6 +223,23 @@ mod tests {
         }
         assert!(table.len() <= 2 && table.by_age.len() < 100 && table.with_value.len() < 100);
         assert_eq!(table.value_bytes, table.entries.values().map(value_len).sum::<usize>());
+        assert_eq!(table.by_slot.len(), table.len());
+    }
+
+    #[test]
+    fn names_are_found_by_their_slot() {
+        let mut table = Identities::new(10, 100, 600);
+        for request in 1..=4 {
+            let slot = Slot(request as u16 % 2);
+            table.remember(id(1, request), Entry { slot, ..entry(request, None) });
+        }
+        let names = |table: &Identities, from| {
+            table.of_slot(Slot(0), from).map(|(id, _)| id.request).collect::<alloc::vec::Vec<u64>>()
+        };
+        assert_eq!(names(&table, id(0, 0)), [2, 4]);
+        assert_eq!(names(&table, id(1, 3)), [4]);
+        table.done_below(1, 3);
+        assert_eq!(names(&table, id(0, 0)), [4]);
     }
 
     #[test]

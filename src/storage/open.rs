@@ -49,8 +49,7 @@ pub struct OpenOptions {
 
 /// An opened core. The log that `restart` describes has not been started.
 pub struct Opened {
-    /// Its data.
-    pub shard: Shard,
+    shard: Option<Shard>,
     /// Its manifest, with the new incarnation, durable.
     pub manifest: Manifest,
     /// How its log goes on.
@@ -63,6 +62,13 @@ pub struct Opened {
     pub controls: Vec<Vec<u8>>,
     /// What was read, and what could not be.
     pub report: OpenReport,
+}
+
+impl Opened {
+    /// Takes the data out, to be put into a machine.
+    pub fn take_shard(&mut self) -> Shard {
+        self.shard.take().expect("it is taken once")
+    }
 }
 
 /// What opening a core read.
@@ -207,7 +213,7 @@ pub async fn open_core<D: Disk>(
     let shape = shape_of(manifest.owner(), options.segment_blocks);
     let hlc_bound = reading.hlc_bound.max(restart.hlc_bound);
     let Reading { shard, controls, report, .. } = reading;
-    Ok(Opened { shard, manifest, restart, shape, hlc_bound, controls, report })
+    Ok(Opened { shard: Some(shard), manifest, restart, shape, hlc_bound, controls, report })
 }
 
 /// One core's directory of one layout.
@@ -411,11 +417,11 @@ impl<D: Disk> Reading<'_, D> {
                         self.shard.merge(Token::of(record.key), &record)?;
                         self.report.part_records += 1;
                     }
-                    Item::Core(bytes) => {
+                    Item::Core(bytes) | Item::Carried(_, _, bytes) => {
                         let unknown = || OpenError::Carried { dir: dir.into(), part };
                         self.carried(&Carried::decode(bytes).ok_or_else(unknown)?);
                     }
-                    Item::Slot(_) | Item::Record(..) | Item::Carried(..) => {}
+                    Item::Slot(_) | Item::Record(..) => {}
                 }
             }
         }

@@ -13,6 +13,8 @@ pub enum Outcome {
     NotApplied,
     /// It takes effect once, at one version, or never: retry with the same ids, or read.
     InDoubt,
+    /// It took effect when it was asked for before; only the rest of its answer is gone.
+    Applied,
 }
 
 /// Why an operation failed. Numbers are those of `ringcore.v1.Reason`.

@@ -18,8 +18,8 @@ async fn client(fakes: &[&Fake]) -> Client {
 
 /// An address that nobody listens on.
 async fn silent_address() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    listener.local_addr().expect("it is bound").to_string()
 }
 
 #[tokio::test]

@@ -15,11 +15,11 @@ async fn run(fake: &Fake, words: &[&str]) -> Ran {
 
 async fn run_at(endpoints: &str, words: &[&str]) -> Ran {
     let command = ringctl(endpoints, words);
-    tokio::task::spawn_blocking(move || ran(command)).await.unwrap()
+    tokio::task::spawn_blocking(move || ran(command)).await.expect("it does not panic")
 }
 
 async fn client(fake: &Fake) -> Client {
-    Client::builder().endpoints([fake.address.clone()]).connect().await.unwrap()
+    Client::builder().endpoints([fake.address.clone()]).connect().await.expect("a fake listens")
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn import_stops_at_a_bad_line_and_keeps_those_before() {
     let ran = run(&fake, &["import", dump.path()]).await;
     assert_eq!(ran.exit, 2);
     assert!(ran.err.contains("error: line 2: expected ident (column 2)\n  correct it, or"), "{}", ran.err);
-    assert!(ran.err.starts_with("imported 1 records, 2 B, in "), "{}", ran.err);
+    assert!(ran.err.starts_with("imported 1 record, 2 B, in "), "{}", ran.err);
 
     let ran = run(&fake, &["import", "--skip-bad", "-o", "json", dump.path()]).await;
     assert_eq!(ran.exit, 0);
@@ -183,7 +183,7 @@ async fn import_leaves_out_what_has_expired_here_or_at_the_node() {
 
     // Alive by this machine's clock, and over by the node's.
     let soon = now_ms() + 30_000;
-    let dump = Scratch::file(&format!(
+    let dump = Scratch::file(format!(
         "{{\"key\":\"a\",\"value\":\"1\"}}\n{{\"key\":\"b\",\"value\":\"2\",\"expires_at_ms\":{soon}}}\n"
     ));
     fake.script([Fault::RefuseKeys(Reason::ExpiryInvalid, Outcome::NotApplied)]);
@@ -371,5 +371,5 @@ async fn man_pages_are_written_for_every_command() {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is past 1970").as_millis() as u64
 }

@@ -135,6 +135,14 @@ impl History {
                 old_version.is_none_or(|version| version < answer.version),
                 "{operation} replaced {old}, which is newer"
             );
+            if let Some(old_version) = old_version {
+                let between = |write: &&Write| {
+                    write.version.is_some_and(|version| old_version < version && version < answer.version)
+                };
+                let history = self.keys.get(key).expect("the write was asked for");
+                let missed = history.writes.values().find(between);
+                assert!(missed.is_none(), "{operation} replaced {old}, but {missed:?} lay between");
+            }
             if let (Some(version), Some(floor_write), false) = (old_version, before.floor_write, repeated) {
                 let live = self.write(key, floor_write).intent == Intent::Put { ttl_ms: 0 };
                 assert!(

@@ -174,7 +174,7 @@ async fn open_one(
         memory_limit: shape.memory_limit / usize::from(layout.cores),
         hlc_bound: opened.hlc_bound,
     };
-    let machine = Machine::new(config, Arc::clone(ring), opened.shard, log, sim.now.get());
+    let machine = Machine::new(config, Arc::clone(ring), opened.take_shard(), log, sim.now.get());
     let sim_core = SimCore(Rc::new(Inner {
         machine: RefCell::new(machine),
         effects: RefCell::default(),

@@ -338,12 +338,13 @@ impl World {
                 Outcome::NotApplied if self.is_unsure(operation) => {}
                 Outcome::NotApplied => self.refused(&open.key, operation, failure.reason),
                 Outcome::InDoubt => self.in_doubt(&open.key, operation, named),
+                Outcome::Applied => self.met.note("an answer was gone"),
                 Outcome::Read => panic!("a write failed as a read: {failure}"),
             },
             (Kind::Replicate { operation }, Err(failure)) => match failure.outcome {
                 Outcome::NotApplied => self.refused(&open.key, operation, failure.reason),
                 Outcome::InDoubt => self.in_doubt(&open.key, operation, None),
-                Outcome::Read => panic!("a write failed as a read: {failure}"),
+                Outcome::Applied | Outcome::Read => panic!("{failure}"),
             },
             (kind, Ok(answer)) => panic!("{kind:?} was answered {answer:?}"),
         }
