@@ -19,8 +19,8 @@ const PHASE: Duration = Duration::from_secs(3);
 const P99_FLOOR: Duration = Duration::from_millis(50);
 /// What memory may have grown by after a crowd has gone: the allocator keeps some.
 const GROWN_BYTES_MAX: u64 = 64 << 20;
-/// What one core holds for requests and answers at most, and as much again for the sockets' buffers and the rest.
-const HELD_BYTES_MAX: u64 = 2 * (256 << 20);
+/// What two cores hold for requests and answers at most, and as much again for the copies on their way to the sockets.
+const HELD_BYTES_MAX: u64 = 2 * 2 * (256 << 20);
 const RESETS: u32 = 10_000;
 
 /// Windows of HTTP/2 at their largest.
