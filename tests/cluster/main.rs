@@ -16,5 +16,6 @@ mod cores;
 mod crowds;
 mod dev;
 mod full;
+mod golden;
 mod kills;
 mod transfer;

@@ -213,8 +213,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts, and waits until it serves.
+    /// Starts as member n1, and waits until it serves.
     pub(crate) fn start(home: &Home, flags: &[&str]) -> Node {
+        Node::start_as(home, &[flags, &["--bootstrap", "--name", "n1"]].concat())
+    }
+
+    /// Starts as the member that the flags name, and waits until it serves.
+    pub(crate) fn start_as(home: &Home, flags: &[&str]) -> Node {
         let mut node = Node::launch(home, flags);
         until("the node is ready", || {
             if let Some(status) = node.process.try_wait().expect("it is a child") {
@@ -231,7 +236,7 @@ impl Node {
         let log = home.file(&format!("start-{}.log", STARTS.fetch_add(1, Ordering::Relaxed)));
         let stderr = File::create(&log).expect("the test's directory takes a file");
         let mut command = home.command(flags);
-        command.args(["--bootstrap", "--name", "n1"]).stdout(Stdio::null()).stderr(stderr);
+        command.stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().expect("the program starts");
         Node { process, log, address: home.client, admin: home.admin }
     }
