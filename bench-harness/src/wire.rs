@@ -1,6 +1,7 @@
 //! The client's half of one HTTP/2 connection that makes unary gRPC calls of one method, as cheaply as it can be done:
 //! every call's headers are the same few bytes, answers are counted and not decoded. Own code because a client made of
 //! the server's own parts needs as much CPU as the server, and on a small machine would never saturate it.
+#![allow(clippy::big_endian_bytes, reason = "HTTP/2 is big-endian")]
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

@@ -275,7 +275,7 @@ impl World {
         let delete = self.prng.chance(self.options.deletes_permille);
         let ttl_ms = if self.prng.chance(self.options.ttl_permille) { self.prng.between(1, 400) } else { 0 };
         let named = self.prng.chance(self.options.named_permille);
-        let identity = named.then(|| OperationId { client: 5, request: operation });
+        let identity = named.then_some(OperationId { client: 5, request: operation });
         let intent = if delete { Intent::Delete } else { Intent::Put { ttl_ms } };
         self.history.ask(&key, operation, intent, now.wall_ms);
         let kind = Kind::Write { operation, named: None, repeated: false };
