@@ -261,6 +261,22 @@ fn shells_get_completions_that_know_the_flags() {
 }
 
 #[test]
+fn the_readme_names_every_command_and_shows_the_script_of_dev() {
+    let readme = include_str!("../README.md");
+    for command in command_line().get_subcommands() {
+        let name = command.get_name();
+        assert!(readme.contains(&format!("`{name}")), "{name}");
+    }
+    assert!(readme.contains(include_str!("../src/assets/hello.py")), "the snippet is that of `ringcore dev`");
+    for row in &SETTINGS {
+        if let (Some(flag), Fallback::Text(text)) = (row.flag(), row.fallback) {
+            let line = readme.lines().find(|line| line.starts_with(&format!("| `--{flag}` |")));
+            assert!(line.is_none_or(|line| line.contains(&format!("`{text}`"))), "--{flag}: {line:?}");
+        }
+    }
+}
+
+#[test]
 fn every_command_has_a_man_page() {
     let dir = fresh("man");
     let written = succeed(&["man", dir.to_str().unwrap()]);

@@ -24,7 +24,7 @@ Examples:
   ringcore dev                                  a cluster on this machine, to try things
   ringcore check --data-dir /var/lib/ringcore   is this machine fit?
   ringcore start --bootstrap                    found a cluster
-  ringcore start --join n1.example.net:7718 --listen 10.0.0.2:7717 --peer-listen 10.0.0.2:7718 --insecure
+  ringcore wal verify /var/lib/ringcore         is what a node left behind sound?
 
 Exit codes:
   0 done   1 failed (port taken, directory locked)   2 arguments that do not parse
@@ -37,7 +37,16 @@ Limits of requests have no flags: see [limits] in `ringcore config example`.
 Examples:
   ringcore start --bootstrap --name n1
   ringcore start --config /etc/ringcore/ringcore.toml
-  RINGCORE_JOIN=n1:7718,n2:7718 ringcore start --advertise n3 --listen 0.0.0.0:7717 --peer-listen 0.0.0.0:7718 --insecure";
+  RINGCORE_BOOTSTRAP=true ringcore start --advertise n1 --listen 0.0.0.0:7717 --peer-listen 0.0.0.0:7718 --insecure";
+
+const INSPECT_NOTES: &str = "\
+Nothing is changed, no lock is taken: a node may be running. PATH is a data directory, a core's
+directory, or a file of one.
+
+Columns of dump, with tabs between and - for none: layout, core, first LSN of the batch (logs only),
+kind, slot, version, expiry (ms since 1970), length of the value, key, value (with --values), the rest.
+
+Exit codes: 0 sound   74 damaged   77 not to be read   78 not of a data directory";
 
 #[derive(Parser)]
 #[command(name = "ringcore", version, about = "A node of a replicated key-value store", after_help = EXAMPLES)]
@@ -80,10 +89,10 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Look into a write-ahead log, offline
-    #[command(subcommand)]
+    #[command(subcommand, after_help = INSPECT_NOTES)]
     Wal(InspectCommand),
     /// Look into a snapshot, offline
-    #[command(subcommand)]
+    #[command(subcommand, after_help = INSPECT_NOTES)]
     Snapshot(InspectCommand),
     /// Print a file for the machine around the node
     #[command(after_help = "Examples:\n  \
