@@ -113,6 +113,10 @@ impl Backend for Empty {
         clock::now()
     }
 
+    fn mono(&self) -> Mono {
+        clock::mono()
+    }
+
     fn sleep_until(&self, at: Mono) -> Sleep {
         self.0.ticker.sleep_until(at)
     }

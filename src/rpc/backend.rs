@@ -29,6 +29,11 @@ pub trait Backend: Clone + 'static {
     /// Both clocks; may be as old as the reactor pass.
     fn now(&self) -> Now;
 
+    /// The monotonic clock alone, for who needs no other.
+    fn mono(&self) -> Mono {
+        self.now().mono
+    }
+
     /// Completes at `at`.
     fn sleep_until(&self, at: Mono) -> Self::Sleep;
 

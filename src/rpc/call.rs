@@ -61,7 +61,7 @@ impl<B: Backend> Call<B> {
         method: Method,
         timeout_ns: u64,
     ) -> Call<B> {
-        let now = server.backend.now().mono;
+        let now = server.backend.mono();
         connection.begin(now);
         Call {
             server: Rc::clone(server),
@@ -147,7 +147,7 @@ impl<B: Backend> Call<B> {
     ) -> Result<(Q, Held), Refusal> {
         let past = || Failure::not_applied(Reason::DeadlinePast);
         let backend = &self.server.backend;
-        if self.deadline.since(backend.now().mono) <= DEADLINE_NS_MIN {
+        if self.deadline.since(backend.mono()) <= DEADLINE_NS_MIN {
             return Err(past().into());
         }
         let mut messages = self.messages(body);
@@ -228,7 +228,7 @@ impl<B: Backend> Call<B> {
 
 impl<B: Backend> Drop for Call<B> {
     fn drop(&mut self) {
-        let now = self.server.backend.now().mono;
+        let now = self.server.backend.mono();
         self.server.counters().record(self.method.operation(), self.ended.get(), now.since(self.since));
         self.connection.end(now);
     }

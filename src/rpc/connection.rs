@@ -63,7 +63,7 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
     let state = Rc::new(State {
         share: server.budget.share(),
         calls: Cell::new(0),
-        active_at: Cell::new(backend.now().mono),
+        active_at: Cell::new(backend.mono()),
         received: Rc::default(),
     });
     let bytes_per_poll = server.settings.bytes_per_poll;
@@ -158,12 +158,12 @@ enum Verdict {
 
 impl<'a, B: Backend> Guard<'a, B> {
     fn new(server: &'a Server<B>, state: &'a State) -> Guard<'a, B> {
-        let next = server.backend.now().mono.after_ms(server.settings.handshake_ms);
+        let next = server.backend.mono().after_ms(server.settings.handshake_ms);
         Guard { server, state, next, handshaken: false, stalled_since: None }
     }
 
     fn check(&mut self, leaving: bool) -> Verdict {
-        let (now, settings) = (self.server.backend.now().mono, &self.server.settings);
+        let (now, settings) = (self.server.backend.mono(), &self.server.settings);
         // Looking more often than the shortest time-out would find nothing.
         self.next = now.after_ms(settings.stalled_ms.min(settings.idle_ms) / 4 + 1);
         if !self.handshaken {

@@ -42,7 +42,7 @@ pub(crate) async fn watch<B: Backend>(call: Call<B>, body: Incoming) -> Response
         service: request.service,
         told: None,
         ended: false,
-        sleep: Box::pin(call.server.backend.sleep_until(call.server.backend.now().mono)),
+        sleep: Box::pin(call.server.backend.sleep_until(call.server.backend.mono())),
         stopping: call.server.stopping.wait(),
         held: call.hold(),
         call,
@@ -84,7 +84,7 @@ impl<B: Backend> Source for Watch<B> {
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let backend = &self.call.server.backend;
-            self.sleep.set(backend.sleep_until(backend.now().mono.after_ms(WATCH_MS)));
+            self.sleep.set(backend.sleep_until(backend.mono().after_ms(WATCH_MS)));
         }
         Poll::Pending
     }

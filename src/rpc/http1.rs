@@ -66,7 +66,7 @@ impl<B: Backend> Pages<B> {
             .max_buf_size(HEADER_BYTES_MAX)
             .auto_date_header(false)
             .serve_connection(io, service);
-        let deadline = self.backend.now().mono.after_ms(LIFE_MS);
+        let deadline = self.backend.mono().after_ms(LIFE_MS);
         if let Some(Err(error)) = until(&self.backend, deadline, connection).await {
             tracing::debug!(%error, "admin connection failed");
         }

@@ -34,7 +34,7 @@ unsafe impl<T> Sync for Pinned<T> {}
 
 impl<B: Backend> Timer<B> {
     pub(crate) fn new(backend: B) -> Timer<B> {
-        let origin = (Instant::now(), backend.now().mono);
+        let origin = (Instant::now(), backend.mono());
         Timer { backend: Pinned::new(backend), origin }
     }
 }
@@ -51,7 +51,7 @@ impl<B: Backend> hyper::rt::Timer for Timer<B> {
     }
 
     fn now(&self) -> Instant {
-        self.origin.0 + Duration::from_nanos(self.backend.get().now().mono.since(self.origin.1))
+        self.origin.0 + Duration::from_nanos(self.backend.get().mono().since(self.origin.1))
     }
 }
 

@@ -219,11 +219,14 @@ impl Core {
 
     /// Lets the machine take an event, and performs what it asks for.
     pub(crate) fn step(&self, event: Event) {
+        self.step_at(clock::now(), event);
+    }
+
+    fn step_at(&self, now: Now, event: Event) {
         let inner = &self.0;
         if inner.halted.get() {
             return;
         }
-        let now = clock::now();
         let mut effects = inner.effects.borrow_mut();
         self.with_machine(|machine| machine.step(now, event, &mut effects));
         while let Some(effect) = effects.pop() {
@@ -478,10 +481,11 @@ impl Backend for Core {
     fn submit_to(&self, core: CoreId, request: Request) -> ReplyFuture {
         let inner = &self.0;
         let write = request.operation.is_write();
-        let asker = inner.calls.borrow_mut().begin(clock::mono(), request.deadline, write);
+        let now = clock::now();
+        let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
         let refusal = match inner.view.borrow().phase {
             Phase::Serving if core == inner.parts.id => {
-                self.step(Event::Request { from: asker, request });
+                self.step_at(now, Event::Request { from: asker, request });
                 None
             }
             Phase::Serving => {
@@ -496,7 +500,7 @@ impl Backend for Core {
         };
         if let Some(failure) = refusal {
             let failure = if write { failure } else { failure.of_read() };
-            self.reply(clock::now(), asker, Err(failure));
+            self.reply(now, asker, Err(failure));
         }
         ReplyFuture { core: self.clone(), asker, done: false }
     }
@@ -511,6 +515,10 @@ impl Backend for Core {
 
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn mono(&self) -> Mono {
+        clock::mono()
     }
 
     fn sleep_until(&self, at: Mono) -> Sleep {
