@@ -29,7 +29,7 @@ use crate::storage::data_dir::{self, DataDirError, NodeFile, core_dir};
 use crate::storage::disk::DiskError;
 use crate::storage::log::{Log, Ticket};
 use crate::storage::log_record::{ControlKind, LogRecord};
-use crate::storage::open::{OpenError, OpenOptions, Opened, open_core, prepare_segment, seal_layout};
+use crate::storage::open::{OpenError, OpenOptions, Opened, choose_layout, open_core, prepare_segment};
 use crate::storage::recovery::Restart;
 use crate::storage::segment::LogShape;
 use crate::types::{ClusterId, CoreId, Limits, MemberId};
@@ -314,11 +314,7 @@ async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> R
     };
     data_dir::sweep(disk, &node).await?;
     data_dir::count_start(disk, &mut node).await?;
-    if node.active().is_none_or(|layout| layout.cores != cores) {
-        let options = open_options(config, 0);
-        seal_layout(disk, &node, &options).await?;
-        data_dir::begin_layout(disk, &mut node, cores).await?;
-    }
+    choose_layout(disk, &mut node, cores, &open_options(config, 0)).await?;
     Ok(node)
 }
 

@@ -136,6 +136,12 @@ pub enum OpenError {
     /// Acknowledged writes are, or may be, unreadable.
     #[error("stored data is damaged")]
     Damaged(Vec<Damage>),
+    /// Damage is accepted by a start with the number of cores that wrote it, and by no other.
+    #[error("stored data is damaged: first start with {cores} cores, as before, and --accept-data-loss")]
+    DamagedLayout {
+        /// Cores of the last layout.
+        cores: u16,
+    },
 }
 
 impl From<FileError> for OpenError {
@@ -246,10 +252,46 @@ fn first_layouts(files: &[CoreFiles], core: CoreId, cores: u16) -> Vec<LayoutId>
     Slot::of_core(core, cores).map(newest).collect()
 }
 
+/// Sees to it that the last layout has that many cores and can be written: begins another one if need be. Killed
+/// anywhere, the next start may want any number of cores, that of the last layout included.
+pub async fn choose_layout<D: Disk>(
+    disk: &D,
+    node: &mut NodeFile,
+    cores: u16,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
+    if let Some(layout) = node.active().copied() {
+        if layout.cores == cores && !is_sealed(disk, node, &layout).await? {
+            return Ok(());
+        }
+        // First: a layout that is sealed cannot be gone back to.
+        data_dir::check_layouts(node)?;
+        seal_layout(disk, node, &layout, options).await?;
+    }
+    data_dir::begin_layout(disk, node, cores).await?;
+    Ok(())
+}
+
+/// Has a start that wanted another number of cores begun to fix the ends of its logs?
+async fn is_sealed<D: Disk>(disk: &D, node: &NodeFile, layout: &Layout) -> Result<bool, OpenError> {
+    for core in (0..layout.cores).map(CoreId) {
+        let dir = core_dir(layout.id, core);
+        if manifest::read(disk, &dir, &node.owner(layout, core)).await?.sealed().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Fixes the end of each core's log of the last layout, before another layout begins: from then on every start reads
-/// exactly what lies below. Damage that could have been acknowledged is an error, unless it is accepted.
-pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptions) -> Result<(), OpenError> {
-    let Some(layout) = node.active() else { return Ok(()) };
+/// exactly what lies below. Damage that could have been acknowledged is an error, accepted or not: what lies beyond it
+/// would be void.
+async fn seal_layout<D: Disk>(
+    disk: &D,
+    node: &NodeFile,
+    layout: &Layout,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
     for core in (0..layout.cores).map(CoreId) {
         let dir = core_dir(layout.id, core);
         let mut manifest = manifest::read(disk, &dir, &node.owner(layout, core)).await?;
@@ -259,8 +301,12 @@ pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptio
         data_dir::sweep_core(disk, &dir, &manifest).await?;
         let shape = shape_of(manifest.owner(), options.segment_blocks);
         let recovery = scan(disk, &dir, shape, &manifest).await?;
-        if recovery.verdict() >= Verdict::Suspect && !options.accept_data_loss {
-            return Err(OpenError::Damaged([damage_of(&dir, &recovery, Vec::new())].to_vec()));
+        if recovery.verdict() >= Verdict::Suspect {
+            let damage = [damage_of(&dir, &recovery, Vec::new())].to_vec();
+            return Err(match options.accept_data_loss {
+                true => OpenError::DamagedLayout { cores: layout.cores },
+                false => OpenError::Damaged(damage),
+            });
         }
         let restart = recovery.restart();
         settle(disk, &dir, &restart).await?;

@@ -15,7 +15,7 @@ use ringcore::storage::data_dir::{self, DataDirError, NodeFile, core_dir, segmen
 use ringcore::storage::disk::{Disk, DiskError, DiskErrorKind, DiskResult};
 use ringcore::storage::log::{BatchPlan, Log, Ticket};
 use ringcore::storage::manifest::Manifest;
-use ringcore::storage::open::{OpenError, OpenOptions, open_core, prepare_segment, seal_layout};
+use ringcore::storage::open::{OpenError, OpenOptions, choose_layout, open_core, prepare_segment};
 use ringcore::storage::segment::{LogShape, SegmentId};
 use ringcore::storage::small_file::join;
 use ringcore::storage::snapshot::{DueRule, rewrite_part};
@@ -101,10 +101,7 @@ async fn open_node(
     };
     data_dir::sweep(disk, &node).await?;
     data_dir::count_start(disk, &mut node).await?;
-    if node.active().is_none_or(|layout| layout.cores != cores) {
-        seal_layout(disk, &node, &options).await?;
-        data_dir::begin_layout(disk, &mut node, cores).await?;
-    }
+    choose_layout(disk, &mut node, cores, &options).await?;
     let mut sim = SimNode {
         cores: Vec::new(),
         now,

@@ -398,11 +398,12 @@ impl World {
     /// Starts the node, perhaps with another number of cores, perhaps interrupted on the way.
     fn start(&mut self) {
         self.disk.limit(u64::MAX);
-        if self.options.change_cores && self.prng.chance(400) {
-            self.cores = self.prng.between(1, 4) as u16;
-            self.met.note("the number of cores changed");
-        }
         loop {
+            // Also between two interrupted starts: what the first began is not what the second wants.
+            if self.options.change_cores && self.prng.chance(400) {
+                self.cores = self.prng.between(1, 4) as u16;
+                self.met.note("the number of cores changed");
+            }
             self.starts += 1;
             if self.prng.chance(250) {
                 let step = self.prng.below(120);
