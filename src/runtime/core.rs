@@ -23,6 +23,7 @@ use crate::types::request::{Asker, Reply, Request};
 use crate::types::{CoreId, Failure, Limits, Mono, Now, Reason, Token};
 use hdrhistogram::Histogram;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -87,8 +88,8 @@ struct Inner {
     busy: RefCell<Option<Busy>>,
     view: RefCell<Rc<View>>,
     measured: RefCell<Measured>,
-    /// All parts were written and core 0 knows: of core 0, by how many cores.
-    parts_complete: Cell<u16>,
+    /// The cores that have written all their parts and of which core 0 knows it: of core 0; another core notes itself.
+    parts_complete: RefCell<BTreeSet<CoreId>>,
     /// The core gives up: nothing is done any more.
     halted: Cell<bool>,
 }
@@ -171,7 +172,7 @@ impl Core {
             busy: RefCell::default(),
             view: RefCell::new(Rc::new(view)),
             measured: RefCell::new(measured),
-            parts_complete: Cell::new(0),
+            parts_complete: RefCell::default(),
             halted: Cell::new(false),
         }))
     }
@@ -345,7 +346,7 @@ impl Core {
         match mail {
             Mail::Ask(Letter::Request(asker, request)) => self.step(Event::Request { from: asker, request }),
             Mail::Answer(Letter::Reply(asker, reply)) => self.reply(clock::now(), asker, reply),
-            Mail::Tell(Letter::PartsComplete) => self.count_complete(),
+            Mail::Tell(Letter::PartsComplete) => self.note_complete(from),
             Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
                 unreachable!("core {from} sent {letter:?} in the wrong way")
             }
@@ -354,23 +355,24 @@ impl Core {
 
     /// This core has written all its parts: core 0 must know.
     pub(crate) fn parts_complete(&self) {
-        if self.0.parts.id == CoreId(0) {
-            return self.count_complete();
-        }
-        if self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok() {
+        let id = self.0.parts.id;
+        if id != CoreId(0) {
+            if self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_err() {
+                return;
+            }
             self.0.unposted.ring();
-            self.0.parts_complete.set(1);
         }
+        self.note_complete(id);
     }
 
     /// Has core 0 been told? Of core 0: have all cores told it?
     pub(crate) fn is_parts_complete(&self) -> bool {
         let needed = if self.0.parts.id == CoreId(0) { self.0.parts.cores } else { 1 };
-        self.0.parts_complete.get() >= needed
+        self.0.parts_complete.borrow().len() >= usize::from(needed)
     }
 
-    fn count_complete(&self) {
-        self.0.parts_complete.set(self.0.parts_complete.get() + 1);
+    fn note_complete(&self, core: CoreId) {
+        self.0.parts_complete.borrow_mut().insert(core);
     }
 
     fn prepare_segment(&self, segment: crate::storage::segment::SegmentId) {
