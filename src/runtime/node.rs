@@ -32,12 +32,13 @@ use crate::storage::log_record::{ControlKind, LogRecord};
 use crate::storage::open::{OpenError, OpenOptions, Opened, choose_layout, open_core, prepare_segment};
 use crate::storage::recovery::Restart;
 use crate::storage::segment::LogShape;
-use crate::types::{ClusterId, CoreId, Limits, MemberId};
+use crate::types::{ClusterId, CoreId, Limits, MemberId, Mono};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::{AtomicU8, AtomicU16};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -180,8 +181,11 @@ struct Plan {
     shares: Vec<Mutex<Option<Share>>>,
     /// The first failure of a core.
     failure: Mutex<Option<NodeError>>,
-    /// Cores that are open.
-    opened: AtomicU8,
+    /// Cores that are open, that have no connection left, that have closed their logs. One that fails to open counts
+    /// as through with the latter two.
+    opened: AtomicU16,
+    drained: AtomicU16,
+    closed: AtomicU16,
     cores: u16,
 }
 
@@ -213,7 +217,9 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         counters: (0..cores).map(|_| Counters::new()).collect(),
         shares: shares.map(|(seat, intake)| Mutex::new(Some(Share { seat, intake }))).collect(),
         failure: Mutex::new(None),
-        opened: AtomicU8::new(0),
+        opened: AtomicU16::new(0),
+        drained: AtomicU16::new(0),
+        closed: AtomicU16::new(0),
         cores: cores as u16,
         config,
     });
@@ -340,6 +346,8 @@ async fn run_core(plan: Arc<Plan>, context: CoreContext) {
         Ok(opened) => serve(&plan, context, share, opened).await,
         Err(error) => {
             plan.failure.lock().expect("no core panicked while it held it").get_or_insert(error);
+            plan.drained.fetch_add(1, AcqRel);
+            plan.closed.fetch_add(1, AcqRel);
             stop.request();
         }
     }
@@ -483,17 +491,22 @@ async fn serve(plan: &Arc<Plan>, context: CoreContext, share: Share, ready: Read
     while let Some(arrival) = arrivals.next().await {
         accept(&core, &server, &pages, &plan.counters, arrival);
     }
-    end(&core, &server, tasks).await;
+    end(plan, &core, &server, tasks).await;
 }
 
 /// Waits until every core of the node has recovered: a request may be for any of them.
 async fn all_opened(plan: &Plan, ticker: &super::tick::Ticker, stop: &executor::Stop) {
-    use std::sync::atomic::Ordering::AcqRel;
     plan.opened.fetch_add(1, AcqRel);
     let _busy = ticker.busy();
-    while u16::from(plan.opened.load(std::sync::atomic::Ordering::Acquire)) < plan.cores
-        && !stop.is_requested()
-    {
+    while plan.opened.load(Acquire) < plan.cores && !stop.is_requested() {
+        ticker.next_tick().await;
+    }
+}
+
+/// Counts this core, and waits for all others or the deadline.
+async fn all_counted(count: &AtomicU16, plan: &Plan, ticker: &super::tick::Ticker, deadline: Mono) {
+    count.fetch_add(1, AcqRel);
+    while count.load(Acquire) < plan.cores && clock::mono() < deadline {
         ticker.next_tick().await;
     }
 }
@@ -538,19 +551,22 @@ async fn drop_sources(core: Core, mut node: NodeFile) {
 }
 
 /// Finishes what is in flight, flushes, and ends the core's tasks.
-async fn end(core: &Core, server: &Rc<Server<Core>>, tasks: Vec<executor::Task<()>>) {
+async fn end(plan: &Plan, core: &Core, server: &Rc<Server<Core>>, tasks: Vec<executor::Task<()>>) {
     let _busy = core.ticker().busy();
     server.stop();
     let deadline = clock::mono().after_ms(DRAIN_MS);
     if !server.drained(deadline).await {
         tracing::warn!(core = core.id().0, "connections were still open after {DRAIN_MS} ms");
     }
+    // A call in progress on another core may still need keys of this one.
+    all_counted(&plan.drained, plan, core.ticker(), deadline).await;
     core.enter(Phase::Stopping);
     core.step(Event::Stop);
-    // Other cores may still answer for keys of this one: all must be quiet, and each closes its log.
     while !core.with_machine(|machine| machine.is_closed()) && clock::mono() < deadline {
         core.ticker().next_tick().await;
     }
+    // What this core's mail tasks still owe the others leaves while the others close.
+    all_counted(&plan.closed, plan, core.ticker(), deadline).await;
     for task in tasks {
         task.cancel().await;
     }
