@@ -26,7 +26,7 @@ use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnsw
 use crate::types::{
     Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::Arc;
 use bytes::Bytes;
@@ -40,6 +40,11 @@ const RECORD_OVERHEAD: usize = 128;
 const SEGMENT_PAUSE_MS: u64 = 1_000;
 /// Operation identities forgotten per tick, at most.
 const EXPIRED_IDENTITIES_PER_TICK: usize = 4_096;
+
+/// Operation identities that one request frees, at most: a client with many must not hold up the others.
+const FREED_NAMES_PER_REQUEST: usize = 1_024;
+/// Clients whose freed identities are logged together at the next tick, at most.
+const UNLOGGED_CLIENTS_MAX: usize = 1_024;
 
 /// What a core is told at its start.
 #[derive(Clone, Debug)]
@@ -68,6 +73,8 @@ pub struct Machine {
     coordinator: Coordinator,
     /// This core's own copies of writes that it coordinates, in the order of the tickets that make them count.
     own: VecDeque<(Ticket, AttemptId, Replaced)>,
+    /// Below which number each client waits for no answer, as far as the log does not say so yet.
+    done: BTreeMap<u64, u64>,
     /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
     told: (Hlc, Ticket),
     sweep: Sweep,
@@ -98,6 +105,7 @@ impl Machine {
             replica: Replica::new(shard, log),
             coordinator: Coordinator::default(),
             own: VecDeque::new(),
+            done: BTreeMap::new(),
             told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
             stats: Stats::default(),
@@ -349,7 +357,7 @@ impl Machine {
             payload_hash: payload_hash(&request.operation),
         });
         if let Some(naming) = naming {
-            self.replica.shard_mut().identities_mut().done_below(naming.id.client, request.done_below);
+            self.free_names(naming.id.client, request.done_below);
             if self.repeat(from, key, naming, previous, request, out) {
                 return Ok(());
             }
@@ -366,6 +374,25 @@ impl Machine {
         let record = RecordRef { version, ..unstamped };
         let accepted = Accepted { from, record, naming, previous };
         self.coordinate(accepted, request, out)
+    }
+
+    /// The client waits for no answer below `done_below`. The log is told at the next tick: what is forgotten here must
+    /// not fill the table of names again at the next start.
+    fn free_names(&mut self, client: u64, done_below: u64) {
+        let names = self.replica.shard_mut().identities_mut();
+        if names.done_below(client, done_below, FREED_NAMES_PER_REQUEST) > 0 {
+            let known = self.done.entry(client).or_default();
+            *known = done_below.max(*known);
+            if self.done.len() >= UNLOGGED_CLIENTS_MAX {
+                self.log_done();
+            }
+        }
+    }
+
+    fn log_done(&mut self) {
+        for (client, done_below) in core::mem::take(&mut self.done) {
+            self.replica.log_mut().append(&LogRecord::OperationsDone { client, done_below });
+        }
     }
 
     /// A version above everything that is known of the key, its slot and this clock.
@@ -597,6 +624,7 @@ impl Machine {
         }
         let clock_ms = self.clock.read(now);
         self.replica.shard_mut().identities_mut().expire(clock_ms, EXPIRED_IDENTITIES_PER_TICK);
+        self.log_done();
         let limits = &self.config.limits;
         if !self.stopping && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
             let at = self.hlc.peek(clock_ms);

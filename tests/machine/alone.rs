@@ -245,6 +245,22 @@ fn full_table_of_names_refuses_named_operations_only() {
 }
 
 #[test]
+fn names_that_were_freed_or_forgotten_do_not_return_at_a_start() {
+    let limits = Limits { identity_ms: 60_000, ..Limits::default() };
+    let mut bench = Bench::new(Setup { limits: limits.clone(), ..Setup::default() });
+    for request in 1..=20 {
+        bench.ask_named(put(b"k", b"1"), 5, request, request);
+        bench.ask_named(put(b"k", b"1"), 6, request, 0);
+        bench.live_ms(5);
+    }
+    assert_eq!(bench.replayed(&limits).identities().len(), 1 + 20);
+    bench.live_ms(60_000);
+    bench.ask_named(put(b"k", b"1"), 5, 21, 0);
+    bench.flush();
+    assert_eq!(bench.replayed(&limits).identities().len(), 1, "names grow old as the log goes on");
+}
+
+#[test]
 fn operation_whose_answer_is_gone_is_not_called_unapplied() {
     let limits = Limits { identity_value_bytes_max: 4, ..Limits::default() };
     let mut bench = Bench::new(Setup { limits, ..Setup::default() });
