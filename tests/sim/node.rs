@@ -270,6 +270,14 @@ impl SimNode {
     }
 }
 
+/// Tasks hold cores, and cores the list of tasks: a node that ends must let go of one of them.
+impl Drop for SimNode {
+    fn drop(&mut self) {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+    }
+}
+
 impl SimCore {
     pub(crate) fn step(&self, event: Event) {
         let inner = &self.0;
