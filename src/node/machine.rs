@@ -239,7 +239,7 @@ impl Machine {
         let clock_ms = self.clock.read(now);
         match &request.operation {
             Operation::Read { key, value } => {
-                let at = self.hlc.peek(clock_ms);
+                let at = self.reading(now, clock_ms);
                 let (record, wait) = self.replica.read(Token::of(key), key);
                 let answer = scan::read_answer(record, *value, at);
                 let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
@@ -249,7 +249,7 @@ impl Machine {
                 Ok(())
             }
             Operation::Scan(range) => {
-                let at = self.hlc.peek(clock_ms);
+                let at = self.reading(now, clock_ms);
                 let (page, ended_ms) = scan::page(self.replica.shard(), range, at);
                 let wait = self.tell_end(ended_ms, at).max(self.replica.wait_for_all());
                 self.stats.pages += 1;
@@ -274,11 +274,16 @@ impl Machine {
         }
     }
 
+    /// What reads judge ends by.
+    fn reading(&self, now: Now, clock_ms: u64) -> Hlc {
+        if planted(Mutant::ExpiryUnhappens) { Hlc::at_ms(now.wall_ms) } else { self.hlc.peek(clock_ms) }
+    }
+
     /// Somebody is about to be told of an end, judged at the clock reading `at`. What has ended stays so over a restart
     /// with a clock set back: the bound that the log carries must have passed the end first. The ticket to wait for.
     fn tell_end(&mut self, ended_ms: u64, at: Hlc) -> Option<Ticket> {
         let log = self.replica.log_mut();
-        if ended_ms <= log.durable_hlc_bound().ms() {
+        if ended_ms <= log.durable_hlc_bound().ms() || planted(Mutant::EndToldEarly) {
             return None;
         }
         if self.told.0.ms() < ended_ms {

@@ -503,6 +503,10 @@ impl<D: Disk> Reading<'_, D> {
             return Ok(());
         }
         self.report.log_records += 1;
+        #[cfg(mutants)]
+        if let Some(again) = self.begun_anew(record) {
+            return self.shard.replay(&again);
+        }
         match (arrival, record) {
             (Arrival::Replayed, _) => self.shard.replay(record),
             // Beyond something suspect: as a hint or a repair would be, with the floor asked.
@@ -515,6 +519,17 @@ impl<D: Disk> Reading<'_, D> {
             }
             (Arrival::Foreign, _) => Ok(()),
         }
+    }
+
+    /// The record with its remaining life counted from now on.
+    #[cfg(mutants)]
+    fn begun_anew<'r>(&self, record: &LogRecord<'r>) -> Option<LogRecord<'r>> {
+        use crate::types::mutant::{Mutant, planted};
+        let LogRecord::Record(entry) = record else { return None };
+        let mut entry = *entry;
+        let life_ms = entry.record.expires_at_ms.checked_sub(entry.record.version.hlc.ms())?;
+        entry.record.expires_at_ms = self.hlc_bound.ms() + life_ms;
+        planted(Mutant::RelativeTtl).then_some(LogRecord::Record(entry))
     }
 
     fn carried(&mut self, carried: &Carried<'_>) {
