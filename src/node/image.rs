@@ -3,18 +3,15 @@
 use super::machine::Machine;
 use crate::storage::carried::Carried;
 use crate::storage::disk::DiskResult;
+use crate::storage::image::{self, FIRST_NAME};
 use crate::storage::log::Ticket;
 use crate::storage::log_record::{ControlKind, LogRecord};
 use crate::storage::lsn::Lsn;
-use crate::storage::part::{Entries, EntryKind, PartIndex, PartSource, PartStart, SlotState, Walked};
+use crate::storage::part::{Entries, PartIndex, PartSource, PartStart, Walked};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::{CoreId, OperationId, Slot, Token};
 use alloc::vec::Vec;
 use core::future::Future;
-use core::ops::ControlFlow;
-
-/// Operation identities looked at per step: most belong to other parts.
-const NAMES_PER_STEP: usize = 1_024;
 
 /// Where a machine lives: the shell's cell, or the simulator's.
 pub trait Host {
@@ -49,24 +46,14 @@ impl<H: Host> Image<H> {
 impl<H: Host> PartSource for Image<H> {
     fn begin(&mut self, part: PartIndex) -> PartStart {
         (self.part, self.at) = (part, None);
-        self.names_at = Some(OperationId { client: 0, request: 0 });
+        self.names_at = Some(FIRST_NAME);
         let (core, cores) = (self.core, self.cores);
         let (start, epoch) = self.host.with(|machine| {
             let replica = machine.replica();
-            let slots = part.slots(core, cores).filter_map(|slot| {
-                let (mark, records) = (replica.shard().mark(slot), replica.shard().table().slot_len(slot));
-                (records > 0 || mark.is_marked()).then_some(SlotState {
-                    slot,
-                    floor: mark.floor,
-                    round: (mark.round.c, mark.round.i),
-                    adopted: mark.configuration,
-                    epoch: mark.configuration,
-                })
-            });
             let start = PartStart {
                 start: replica.log().durable().1,
                 hlc_bound: replica.log().durable_hlc_bound(),
-                slots: slots.collect(),
+                slots: image::slot_states(replica.shard(), part, core, cores),
             };
             (start, machine.ring().epoch().encode())
         });
@@ -78,44 +65,18 @@ impl<H: Host> PartSource for Image<H> {
         if self.core == CoreId(0) && self.part.index() == 0 && !self.epoch.is_empty() {
             let bytes = core::mem::take(&mut self.epoch);
             let control = LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes };
-            put(out, &Carried::Record(control));
+            image::put(out, &Carried::Record(control));
         }
         let Some(from) = self.names_at else { return Walked::Wholly };
         let (part, cores) = (self.part, self.cores);
-        self.names_at = self.host.with(|machine| {
-            let mut looked_at = 0;
-            for (id, entry) in machine.replica().shard().identities().iter_from(from) {
-                if looked_at == NAMES_PER_STEP || out.is_full() {
-                    return Some(id);
-                }
-                looked_at += 1;
-                if PartIndex::of_slot(entry.slot, cores) == part {
-                    put(out, &Carried::Named(id, entry.clone()));
-                }
-            }
-            None
-        });
+        self.names_at =
+            self.host.with(|machine| image::walk_names(machine.replica().shard(), from, part, cores, out));
         if self.names_at.is_some() { Walked::Partly } else { Walked::Wholly }
     }
 
     fn walk(&mut self, slot: Slot, out: &mut Entries<'_>) -> Walked {
-        let from = match &self.at {
-            Some((token, key)) if token.slot() == slot => (*token, Some(key.as_slice())),
-            Some(_) | None => (slot.first_token(), None),
-        };
-        let mut last = None;
-        let walked = self.host.with(|machine| {
-            machine.replica().shard().table().walk(from, slot.last_token(), |token, record| {
-                out.record(&record);
-                if out.is_full() {
-                    last = Some((token, record.key.to_vec()));
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            })
-        });
-        self.at = last;
-        if walked.is_break() { Walked::Partly } else { Walked::Wholly }
+        let at = &mut self.at;
+        self.host.with(|machine| image::walk_slot(machine.replica().shard(), slot, at, out))
     }
 
     async fn log_end(&mut self) -> DiskResult<Lsn> {
@@ -133,10 +94,4 @@ impl<H: Host> PartSource for Image<H> {
     fn recycle_below(&mut self, low: Lsn) {
         self.host.with(|machine| machine.replica_mut().log_mut().recycle_below(low));
     }
-}
-
-fn put(out: &mut Entries<'_>, carried: &Carried<'_>) {
-    let mut bytes = Vec::new();
-    carried.encode(&mut bytes);
-    out.carried(EntryKind::Core, &bytes);
 }

@@ -463,15 +463,10 @@ async fn serve(plan: &Arc<Plan>, context: CoreContext, share: Share, ready: Read
         return;
     }
     drop(_busy);
-    let damaged = !opened.report.damage.is_empty();
     for damage in &opened.report.damage {
         tracing::warn!(core = id.0, %damage, "damage accepted");
     }
-    let mut snapshots =
-        Snapshots::new(core.clone(), opened.manifest, !plan.node.sources().is_empty(), damaged);
-    if damaged {
-        snapshots.pay_debts().await;
-    }
+    let snapshots = Snapshots::new(core.clone(), opened.manifest, !plan.node.sources().is_empty());
     tasks.push(queues.background.spawn(snapshots.run()));
     let report = &opened.report;
     tracing::info!(core = id.0, parts = report.part_records, log = report.log_records, "recovered");

@@ -23,19 +23,16 @@ pub(crate) struct Snapshots {
     rule: DueRule,
     /// Where the log ended when the last part was begun.
     begun_at: Lsn,
-    /// Parts to be written whatever the log says: damage was accepted, or old layouts wait to be dropped.
+    /// Parts to be written whatever the log says: old layouts wait to be dropped.
     owed: usize,
     /// Old layouts are read at each start until all parts are written.
     has_sources: bool,
 }
 
 impl Snapshots {
-    /// For a core that has just opened with this manifest. `damaged`: what was read was damaged, and is only behind us
-    /// when every part is new.
-    pub(crate) fn new(core: Core, manifest: Manifest, has_sources: bool, damaged: bool) -> Snapshots {
-        let owed = if damaged {
-            PARTS
-        } else if has_sources {
+    /// For a core that has just opened with this manifest.
+    pub(crate) fn new(core: Core, manifest: Manifest, has_sources: bool) -> Snapshots {
+        let owed = if has_sources {
             (0..PARTS as u8)
                 .filter_map(crate::storage::part::PartIndex::new)
                 .filter(|part| manifest.part(*part).is_none())
@@ -45,13 +42,6 @@ impl Snapshots {
         };
         let begun_at = manifest.known();
         Snapshots { core, manifest, rule: DueRule::default(), begun_at, owed, has_sources }
-    }
-
-    /// Writes the parts that damage makes necessary, before the core serves.
-    pub(crate) async fn pay_debts(&mut self) {
-        while self.owed > 0 {
-            self.rewrite().await;
-        }
     }
 
     /// Writes parts as they fall due, until cancelled.

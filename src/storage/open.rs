@@ -11,6 +11,7 @@
 use super::carried::Carried;
 use super::data_dir::{self, DataDirError, Layout, LayoutId, NodeFile, core_dir};
 use super::disk::{Disk, DiskError};
+use super::image;
 use super::log_record::{LogRecord, RecordError};
 use super::manifest::{self, Manifest};
 use super::owner::Owner;
@@ -205,11 +206,22 @@ pub async fn open_core<D: Disk>(
     if !reading.report.damage.is_empty() && !options.accept_data_loss {
         return Err(OpenError::Damaged(reading.report.damage));
     }
-    let restart = recovery.restart();
-    settle(disk, dir, &restart).await?;
+    let damaged = !reading.report.damage.is_empty();
+    let restart = if damaged { recovery.restart_with_new_files() } else { recovery.restart() };
+    if damaged {
+        // A cut would make void what is intact beyond the damage: parts show all that could be read, and come into force
+        // with the cut, in one manifest. The old files count no more.
+        let (shard, bound) = (&reading.shard, reading.hlc_bound.max(restart.hlc_bound));
+        image::write_all(disk, dir, shard, &reading.controls, &mut manifest, (restart.cut, bound)).await?;
+    } else {
+        settle(disk, dir, &restart).await?;
+    }
     manifest.begin_incarnation(restart.cut, restart.hlc_bound);
     assert!(manifest.incarnation() == restart.incarnation, "manifest and log count the same starts");
     manifest::write(disk, dir, &manifest).await?;
+    if damaged {
+        set_segments_aside(disk, dir, restart.incarnation).await?;
+    }
     let shape = shape_of(manifest.owner(), options.segment_blocks);
     let hlc_bound = reading.hlc_bound.max(restart.hlc_bound);
     let Reading { shard, controls, report, .. } = reading;
@@ -386,14 +398,28 @@ async fn settle<D: Disk>(disk: &D, dir: &str, restart: &Restart) -> Result<(), D
         disk.sync(&file).await?;
     }
     for segment in &restart.set_aside {
-        let name = data_dir::segment_name(segment.0);
-        let aside = format!("{ASIDE}{:04}-{name}", restart.incarnation);
-        disk.rename(&join(dir, &name), &join(dir, &aside)).await?;
+        set_aside(disk, dir, &data_dir::segment_name(segment.0), restart.incarnation).await?;
     }
     if !restart.set_aside.is_empty() {
         disk.sync_dir(dir).await?;
     }
     Ok(())
+}
+
+/// Keeps the segments of a log that was left behind for whoever wants to look: were they to stay, each start would
+/// suspect them again.
+async fn set_segments_aside<D: Disk>(disk: &D, dir: &str, incarnation: u32) -> Result<(), DiskError> {
+    for name in disk.list(dir).await? {
+        if data_dir::parse_segment_name(&name).is_some() {
+            set_aside(disk, dir, &name, incarnation).await?;
+        }
+    }
+    disk.sync_dir(dir).await
+}
+
+async fn set_aside<D: Disk>(disk: &D, dir: &str, name: &str, incarnation: u32) -> Result<(), DiskError> {
+    let aside = format!("{ASIDE}{incarnation:04}-{name}");
+    disk.rename(&join(dir, name), &join(dir, &aside)).await
 }
 
 fn damage_of(dir: &str, recovery: &Recovery, slots: Vec<Slot>) -> Damage {

@@ -38,6 +38,8 @@ pub(crate) struct Shape {
     pub(crate) segment_blocks: u32,
     /// A round of parts begins after so many bytes of log.
     pub(crate) round_bytes: u64,
+    /// Start although stored data is damaged.
+    pub(crate) accept_data_loss: bool,
     /// What requests may ask for.
     pub(crate) limits: Limits,
     /// Bytes of the tables of all cores.
@@ -93,7 +95,7 @@ async fn open_node(
         seed: 7,
         limits: shape.limits.clone(),
         segment_blocks: shape.segment_blocks,
-        accept_data_loss: false,
+        accept_data_loss: shape.accept_data_loss,
     };
     let mut node = match data_dir::find(disk).await? {
         Some(node) => node,

@@ -74,6 +74,7 @@ impl Options {
             shape: Shape {
                 segment_blocks: *prng_choice(prng, &[64, 128, 256]),
                 round_bytes: prng.between(16 << 10, 2 << 20),
+                accept_data_loss: false,
                 limits,
                 memory_limit: 64 << 20,
             },
