@@ -191,14 +191,14 @@ impl Machine {
         self.stopping && self.coordinator.is_empty() && !self.replica.log().wants_tick()
     }
 
-    /// Is there no room on the disk for another segment?
+    /// Is there no room on the disk for another segment, and none left to go on with?
     pub fn is_disk_full(&self) -> bool {
-        self.disk_full
+        self.disk_full && self.replica.log().segments_left() == 0
     }
 
     /// Is the disk or the memory full?
     pub fn is_full(&self) -> bool {
-        self.disk_full || self.replica.shard().table().memory_bytes() > self.config.memory_limit
+        self.is_disk_full() || self.replica.shard().table().memory_bytes() > self.config.memory_limit
     }
 
     /// Milliseconds since 1970 on this node's own clock.
@@ -237,6 +237,9 @@ impl Machine {
             self.check_key(key)?;
         }
         let clock_ms = self.clock.read(now);
+        if !request.operation.is_write() {
+            self.check_held(out)?;
+        }
         match &request.operation {
             Operation::Read { key, value } => {
                 let at = self.reading(now, clock_ms);
@@ -327,18 +330,27 @@ impl Machine {
         Ok(at_ms)
     }
 
-    /// Is there room for a client's write of so many bytes?
-    fn check_room(&self, bytes: usize, deletes: bool) -> Result<(), Failure> {
+    /// Is there room for another answer that may have to wait for the log? While it stalls, answers pile up.
+    fn check_held(&self, out: &Effects) -> Result<(), Failure> {
+        let limits = &self.config.limits;
+        if out.held_bytes() >= limits.held_bytes_max || out.held() >= limits.operations_max {
+            return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
+        }
+        Ok(())
+    }
+
+    /// Is there room for a write of so many bytes, in a memory of `memory_max`?
+    fn check_room(&self, bytes: usize, memory_max: usize) -> Result<(), Failure> {
         let limits = &self.config.limits;
         let log = self.replica.log();
         if self.coordinator.len() >= limits.operations_max || !log.has_room(bytes + RECORD_OVERHEAD) {
             return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
         }
-        if self.disk_full && log.segments_left() == 0 {
+        if self.is_disk_full() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::DiskFull) });
         }
         let memory = self.replica.shard().table().memory_bytes();
-        if !deletes && memory + bytes > self.config.memory_limit {
+        if memory + bytes > memory_max {
             return Err(Failure::not_applied(Reason::MemoryFull).limit(self.config.memory_limit as u64, 0));
         }
         Ok(())
@@ -368,7 +380,14 @@ impl Machine {
             }
         }
         let unstamped = RecordRef { key, version: Version::ZERO, expires_at_ms, body };
-        self.check_room(record_bytes(&unstamped), matches!(body, Body::Tombstone))?;
+        let limit = self.config.memory_limit;
+        let memory_max = match body {
+            Body::Value(_) | Body::Expired => limit,
+            // Deleting goes on in a full memory: but tombstones of what is not there free nothing, so they have an end.
+            Body::Tombstone if self.replica.shard().get(Token::of(key), key).is_none() => limit + limit / 16,
+            Body::Tombstone => usize::MAX,
+        };
+        self.check_room(record_bytes(&unstamped), memory_max)?;
         if naming.is_some() && !self.replica.shard().identities().has_room() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::Overloaded) }
                 .message(
@@ -556,7 +575,7 @@ impl Machine {
         if !sets.all().any(|member| member == self.config.member) {
             return Err(Failure::not_applied(Reason::NotReplica).message("not a replica of this key"));
         }
-        self.check_room(record_bytes(&record), false)?;
+        self.check_room(record_bytes(&record), self.config.memory_limit)?;
         self.hlc.observe(record.version.hlc);
         let (taken, replaced) = self.replica.write(&record, None, None, record.version.hlc, false);
         match taken {
@@ -697,7 +716,8 @@ impl Machine {
         }
         let bytes = record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
         let fits = record.value.as_deref().is_none_or(|value| self.check_value(value).is_ok());
-        if !fits || self.check_room(bytes, record.value.is_none()).is_err() {
+        let memory_max = if record.value.is_some() { self.config.memory_limit } else { usize::MAX };
+        if !fits || self.check_room(bytes, memory_max).is_err() {
             return (None, Verdict::NoRoom, Replaced::default());
         }
         self.hlc.observe(record.version.hlc);

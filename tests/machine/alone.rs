@@ -346,6 +346,31 @@ fn full_memory_refuses_puts_while_reads_and_deletes_go_on() {
 }
 
 #[test]
+fn tombstones_of_nothing_do_not_grow_without_end_in_a_full_memory() {
+    let mut bench = Bench::new(Setup { memory_limit: 0, ..Setup::default() });
+    let refused = bench.ask(delete(b"nothing"));
+    let failure = bench.failed(refused);
+    assert_eq!((failure.reason, failure.outcome), (Reason::MemoryFull, Outcome::NotApplied));
+}
+
+#[test]
+fn answers_that_wait_for_the_log_are_bounded() {
+    let limits = Limits { held_bytes_max: 2_000, ..Limits::default() };
+    let mut bench = Bench::new(Setup { limits, ..Setup::default() });
+    bench.ask(put(b"k", &[1; 1_500]));
+    let readers = [bench.ask(get(b"k")), bench.ask(get(b"k"))];
+    for operation in [get(b"k"), Operation::Scan(whole())] {
+        let refused = bench.ask(operation);
+        let failure = bench.failed(refused);
+        assert_eq!((failure.reason, failure.outcome), (Reason::Overloaded, Outcome::Read));
+    }
+    bench.flush();
+    assert!(readers.into_iter().all(|reader| matches!(bench.reply(reader), Some(Ok(_)))));
+    assert_eq!((bench.out.held(), bench.out.held_bytes()), (0, 0));
+    assert!(bench.read(b"k").exists);
+}
+
+#[test]
 fn full_disk_refuses_writes_while_reads_go_on_and_comes_back_by_itself() {
     let mut bench = Bench::new(Setup { segments: 1, ..Setup::default() });
     bench.write(put(b"k", b"v"));
@@ -357,6 +382,7 @@ fn full_disk_refuses_writes_while_reads_go_on_and_comes_back_by_itself() {
     assert_eq!((failure.reason, failure.outcome), (Reason::DiskFull, Outcome::NotApplied));
     assert!(bench.read(b"k").exists);
     assert!(bench.segments_wanted.is_empty(), "it is not asked for again at once");
+    assert!(bench.machine.is_disk_full());
     bench.pass_ms(1_000);
     bench.step(Event::Tick);
     let again = bench.segments_wanted.pop().expect("it is asked for again after a while");
