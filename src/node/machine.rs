@@ -9,6 +9,7 @@
 
 use super::effect::{Effect, Effects};
 use super::event::Event;
+use super::payload::payload_hash;
 use super::scan;
 use super::stats::Stats;
 use super::sweep::Sweep;
@@ -30,7 +31,6 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::Arc;
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
 
 /// How far the clock's bound in the log rides ahead of the clock (`ENGINE.md` §2), milliseconds.
 const HLC_BOUND_MS: u64 = 500;
@@ -778,31 +778,4 @@ fn owned(record: &RecordRef<'_>) -> OwnedRecord {
             Body::Tombstone | Body::Expired => None,
         },
     }
-}
-
-/// What a repeated operation must agree in: everything that the client asked for.
-fn payload_hash(operation: &Operation) -> u64 {
-    let mut hash = Xxh3::new();
-    let mut field = |bytes: &[u8]| {
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    match operation {
-        Operation::Put { key, value, expiry, .. } => {
-            field(b"put");
-            field(key);
-            field(value);
-            match expiry {
-                Expiry::Never => field(b""),
-                Expiry::InMs(ms) => field(&[&b"in"[..], &ms.to_le_bytes()].concat()),
-                Expiry::AtMs(ms) => field(&[&b"at"[..], &ms.to_le_bytes()].concat()),
-            }
-        }
-        Operation::Delete { key, .. } => {
-            field(b"delete");
-            field(key);
-        }
-        Operation::Replicate { .. } | Operation::Read { .. } | Operation::Scan(_) => {}
-    }
-    hash.digest()
 }

@@ -516,7 +516,7 @@ fn key_written_while_its_collection_is_under_way_stays() {
 fn pages_give_every_key_once_and_in_order_while_others_write() {
     let mut bench = Bench::alone();
     for n in 0..200u32 {
-        let key = Bytes::from(n.to_be_bytes().to_vec());
+        let key = Bytes::from(n.to_le_bytes().to_vec());
         let value = Bytes::from_static(b"v");
         bench.ask(Operation::Put { key, value, expiry: Expiry::Never, previous: false });
     }
@@ -527,7 +527,7 @@ fn pages_give_every_key_once_and_in_order_while_others_write() {
         seen.extend(page.records.iter().map(|record| (record.token, record.key.clone())));
         let Some((token, key)) = page.covered else { break };
         (range.first, range.after_key) = (token, Some(key));
-        let key = Bytes::from((1_000 + seen.len() as u32).to_be_bytes().to_vec());
+        let key = Bytes::from((1_000 + seen.len() as u32).to_le_bytes().to_vec());
         bench.write(Operation::Delete { key, previous: false });
     }
     assert!(seen.is_sorted());

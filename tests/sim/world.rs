@@ -289,7 +289,7 @@ impl World {
             self.prng.between(1, 400)
         };
         let named = self.prng.chance(self.options.named_permille);
-        let identity = named.then(|| OperationId { client: 5, request: operation });
+        let identity = named.then_some(OperationId { client: 5, request: operation });
         let intent = if delete { Intent::Delete } else { Intent::Put { ttl_ms } };
         self.history.ask(&key, operation, intent, now.wall_ms);
         let kind = Kind::Write { operation, named: None, repeated: false };
