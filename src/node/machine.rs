@@ -650,7 +650,9 @@ impl Machine {
         self.replica.shard_mut().identities_mut().expire(clock_ms, EXPIRED_IDENTITIES_PER_TICK);
         self.log_done();
         let limits = &self.config.limits;
-        if !self.stopping && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
+        // On a full disk the rest of the log's last segment is for the parts, which free others: collection can wait.
+        let may_collect = !self.stopping && !self.is_disk_full();
+        if may_collect && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
             let at = self.hlc.peek(clock_ms);
             let ring = &self.ring;
             self.sweep.step(&mut self.replica, now.mono, at, |slot| sets_of(ring, slot));

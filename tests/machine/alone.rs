@@ -391,6 +391,21 @@ fn full_disk_refuses_writes_while_reads_go_on_and_comes_back_by_itself() {
     bench.write(put(b"l", b"v"));
 }
 
+#[test]
+fn collection_waits_while_the_disk_is_full() {
+    let mut bench = Bench::new(Setup { segments: 1, ..Setup::default() });
+    bench.write(delete(b"k"));
+    let segment = bench.segments_wanted.pop().expect("another segment is asked for");
+    bench.step(Event::SegmentRefused(segment));
+    bench.live_ms(900);
+    assert_eq!(bench.machine.replica().shard().counts().dead, 1);
+    bench.live_ms(200);
+    bench.segments_wanted.clear();
+    bench.step(Event::SegmentReady(segment));
+    bench.live_ms(1_100);
+    assert_eq!(bench.machine.replica().shard().counts().dead, 0);
+}
+
 // Deadlines.
 
 #[test]
