@@ -22,7 +22,7 @@ const IN_THE_WORLD: [(Mutant, u64); 12] = [
     (Mutant::FloorForgotten, 1_000),
     (Mutant::ExpiryUnhappens, 1_000),
     (Mutant::RelativeTtl, 1_000),
-    (Mutant::PartBeforeLog, 1_000),
+    (Mutant::PartBeforeLog, 4_000),
     (Mutant::SourceDroppedEarly, 1_000),
     (Mutant::SegmentRecycledEarly, 1_000),
     (Mutant::RetriedFlush, 1_000),
