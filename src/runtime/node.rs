@@ -343,7 +343,7 @@ async fn run_core(plan: Arc<Plan>, context: CoreContext) {
     let share = plan.shares[usize::from(id.0)].lock().expect("taken once").take().expect("taken once");
     let stop = context.stop.clone();
     match open(&plan, &context).await {
-        Ok(opened) => serve(&plan, context, share, opened).await,
+        Ok(opened) => Box::pin(serve(&plan, context, share, opened)).await,
         Err(error) => {
             plan.failure.lock().expect("no core panicked while it held it").get_or_insert(error);
             plan.drained.fetch_add(1, AcqRel);
