@@ -24,10 +24,10 @@ const IN_THE_WORLD: [(Mutant, u64); 12] = [
     (Mutant::RelativeTtl, 1_000),
     (Mutant::PartBeforeLog, 4_000),
     (Mutant::SourceDroppedEarly, 1_000),
-    (Mutant::SegmentRecycledEarly, 1_000),
+    (Mutant::SegmentRecycledEarly, 4_000),
     (Mutant::RetriedFlush, 1_000),
     (Mutant::AckEarly, 1_000),
-    (Mutant::EndToldEarly, 1_000),
+    (Mutant::EndToldEarly, 4_000),
     (Mutant::HlcBoundIgnored, 1_000),
 ];
 
