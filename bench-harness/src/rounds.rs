@@ -111,7 +111,7 @@ impl Rounds {
 
 /// Every other round goes the other way, so that no side always follows the same one.
 fn order(sides: usize, round: usize) -> impl Iterator<Item = usize> {
-    (0..sides).map(move |index| if round % 2 == 0 { index } else { sides - 1 - index })
+    (0..sides).map(move |index| if round.is_multiple_of(2) { index } else { sides - 1 - index })
 }
 
 fn ratios(side: &[f64], unit: &[f64]) -> Spread {

@@ -32,6 +32,7 @@
 //!     match error.outcome() {
 //!         Outcome::NotApplied => println!("nothing happened: {error}"),
 //!         Outcome::InDoubt => println!("read the key before going on: {error}"),
+//!         Outcome::Applied => println!("it is done: {error}"),
 //!         Outcome::Read => unreachable!("a put is a write"),
 //!     }
 //! }

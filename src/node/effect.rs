@@ -42,6 +42,8 @@ pub struct Effects {
     /// In the order of tickets; each is above `durable`.
     held: VecDeque<(Ticket, Effect)>,
     durable: Ticket,
+    /// Of the answers in `held`.
+    held_bytes: usize,
 }
 
 impl Effects {
@@ -55,6 +57,11 @@ impl Effects {
         self.held.len()
     }
 
+    /// Bytes of keys and values in answers that wait for the log.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// An effect that speaks of nothing that could be lost.
     pub(super) fn at_once(&mut self, effect: Effect) {
         self.ready.push_back(effect);
@@ -65,6 +72,7 @@ impl Effects {
         match ticket {
             // Tickets rise, but a read may wait for one that is older than the last: keep the list sorted.
             Some(ticket) if ticket > self.durable => {
+                self.held_bytes += answer_bytes(&effect);
                 let at = self.held.partition_point(|(held, _)| *held <= ticket);
                 self.held.insert(at, (ticket, effect));
             }
@@ -78,6 +86,7 @@ impl Effects {
         self.durable = self.durable.max(durable);
         while self.held.front().is_some_and(|(ticket, _)| *ticket <= durable) {
             let (_, effect) = self.held.pop_front().expect("the front was just looked at");
+            self.held_bytes -= answer_bytes(&effect);
             self.ready.push_back(effect);
         }
     }
@@ -96,5 +105,17 @@ impl Effects {
     /// A request failed.
     pub(super) fn refuse(&mut self, to: Asker, failure: Failure) {
         self.ready.push_back(Effect::Reply { to, reply: Err(failure) });
+    }
+}
+
+fn answer_bytes(effect: &Effect) -> usize {
+    let Effect::Reply { reply: Ok(answer), .. } = effect else { return 0 };
+    match answer {
+        Answer::Read(read) => read.value.len(),
+        Answer::Write(write) => write.old.len(),
+        Answer::Page(page) => {
+            page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
+        }
+        Answer::Replicated => 0,
     }
 }

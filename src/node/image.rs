@@ -1,20 +1,16 @@
 //! A core as the source of its own snapshot parts: walks the machine's data in small steps between its other work.
 
 use super::machine::Machine;
-use crate::storage::carried::Carried;
 use crate::storage::disk::DiskResult;
+use crate::storage::image::{self, Cursor};
 use crate::storage::log::Ticket;
 use crate::storage::log_record::{ControlKind, LogRecord};
 use crate::storage::lsn::Lsn;
-use crate::storage::part::{Entries, EntryKind, PartIndex, PartSource, PartStart, SlotState, Walked};
+use crate::storage::part::{Entries, PartIndex, PartSource, PartStart, Walked};
 use crate::types::mutant::{Mutant, planted};
-use crate::types::{CoreId, OperationId, Slot, Token};
+use crate::types::{CoreId, Slot};
 use alloc::vec::Vec;
 use core::future::Future;
-use core::ops::ControlFlow;
-
-/// Below every name.
-const FIRST_NAME: OperationId = OperationId { client: 0, request: 0 };
 
 /// Where a machine lives: the shell's cell, or the simulator's.
 pub trait Host {
@@ -32,88 +28,28 @@ pub struct Image<H: Host> {
     core: CoreId,
     cores: u16,
     /// Where the walk over the present slot goes on.
-    at: At,
+    at: Cursor,
     epoch: Vec<u8>,
-}
-
-/// A slot's records come first, then its named operations. In this order a replay of the log from the part's start finds,
-/// for each operation that is not among them, exactly the value that it replaced.
-enum At {
-    /// After this record; None = at the slot's beginning.
-    Records(Option<(Token, Vec<u8>)>),
-    /// From this name on.
-    Names(OperationId),
 }
 
 impl<H: Host> Image<H> {
     /// A source of parts of `core`, one of `cores`.
     pub fn new(host: H, core: CoreId, cores: u16) -> Image<H> {
         let part = PartIndex::new(0).expect("there is a first part");
-        Image { host, part, core, cores, at: At::Records(None), epoch: Vec::new() }
-    }
-}
-
-impl<H: Host> Image<H> {
-    /// Puts records until `out` is full; the last one put, or None if there are no more.
-    fn walk_records(
-        &self,
-        slot: Slot,
-        after: Option<&(Token, Vec<u8>)>,
-        out: &mut Entries<'_>,
-    ) -> Option<(Token, Vec<u8>)> {
-        let from = match after {
-            Some((token, key)) => (*token, Some(key.as_slice())),
-            None => (slot.first_token(), None),
-        };
-        let mut last = None;
-        let walked = self.host.with(|machine| {
-            machine.replica().shard().table().walk(from, slot.last_token(), |token, record| {
-                out.record(&record);
-                if out.is_full() {
-                    last = Some((token, record.key.to_vec()));
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            })
-        });
-        last.filter(|_| walked.is_break())
-    }
-
-    /// Puts named operations until `out` is full; the name to go on from, or None if there are no more.
-    fn walk_names(&self, slot: Slot, from: OperationId, out: &mut Entries<'_>) -> Option<OperationId> {
-        self.host.with(|machine| {
-            for (id, entry) in machine.replica().shard().identities().of_slot(slot, from) {
-                if out.is_full() {
-                    return Some(id);
-                }
-                put(out, EntryKind::Identity, &Carried::Named(id, entry.clone()));
-            }
-            None
-        })
+        Image { host, part, core, cores, at: Cursor::START, epoch: Vec::new() }
     }
 }
 
 impl<H: Host> PartSource for Image<H> {
     fn begin(&mut self, part: PartIndex) -> PartStart {
-        (self.part, self.at) = (part, At::Records(None));
+        (self.part, self.at) = (part, Cursor::START);
         let (core, cores) = (self.core, self.cores);
         let (start, epoch) = self.host.with(|machine| {
             let replica = machine.replica();
-            let slots = part.slots(core, cores).filter_map(|slot| {
-                let (mark, records) = (replica.shard().mark(slot), replica.shard().table().slot_len(slot));
-                let named = replica.shard().identities().of_slot(slot, FIRST_NAME).next().is_some();
-                (records > 0 || named || mark.is_marked()).then_some(SlotState {
-                    slot,
-                    floor: mark.floor,
-                    round: (mark.round.c, mark.round.i),
-                    adopted: mark.configuration,
-                    epoch: mark.configuration,
-                })
-            });
             let start = PartStart {
                 start: replica.log().durable().1,
                 hlc_bound: replica.log().durable_hlc_bound(),
-                slots: slots.collect(),
+                slots: image::slot_states(replica.shard(), part, core, cores),
             };
             (start, machine.ring().epoch().encode())
         });
@@ -125,31 +61,14 @@ impl<H: Host> PartSource for Image<H> {
         if self.core == CoreId(0) && self.part.index() == 0 && !self.epoch.is_empty() {
             let bytes = core::mem::take(&mut self.epoch);
             let control = LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes };
-            put(out, EntryKind::Core, &Carried::Record(control));
+            image::put_control(out, control);
         }
         Walked::Wholly
     }
 
     fn walk(&mut self, slot: Slot, out: &mut Entries<'_>) -> Walked {
-        if let At::Records(after) = &self.at {
-            let last = self.walk_records(slot, after.as_ref(), out);
-            let wholly = last.is_none();
-            self.at = if wholly { At::Names(FIRST_NAME) } else { At::Records(last) };
-            if !wholly || out.is_full() {
-                return Walked::Partly;
-            }
-        }
-        let At::Names(from) = self.at else { unreachable!("records were walked above") };
-        match self.walk_names(slot, from, out) {
-            Some(next) => {
-                self.at = At::Names(next);
-                Walked::Partly
-            }
-            None => {
-                self.at = At::Records(None);
-                Walked::Wholly
-            }
-        }
+        let at = &mut self.at;
+        self.host.with(|machine| image::walk_slot(machine.replica().shard(), slot, at, out))
     }
 
     async fn log_end(&mut self) -> DiskResult<Lsn> {
@@ -167,10 +86,4 @@ impl<H: Host> PartSource for Image<H> {
     fn recycle_below(&mut self, low: Lsn) {
         self.host.with(|machine| machine.replica_mut().log_mut().recycle_below(low));
     }
-}
-
-fn put(out: &mut Entries<'_>, kind: EntryKind, carried: &Carried<'_>) {
-    let mut bytes = Vec::new();
-    carried.encode(&mut bytes);
-    out.carried(kind, &bytes);
 }

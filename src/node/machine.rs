@@ -9,6 +9,7 @@
 
 use super::effect::{Effect, Effects};
 use super::event::Event;
+use super::payload::payload_hash;
 use super::scan;
 use super::stats::Stats;
 use super::sweep::Sweep;
@@ -26,11 +27,10 @@ use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnsw
 use crate::types::{
     Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::Arc;
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
 
 /// How far the clock's bound in the log rides ahead of the clock (`ENGINE.md` §2), milliseconds.
 const HLC_BOUND_MS: u64 = 500;
@@ -40,6 +40,11 @@ const RECORD_OVERHEAD: usize = 128;
 const SEGMENT_PAUSE_MS: u64 = 1_000;
 /// Operation identities forgotten per tick, at most.
 const EXPIRED_IDENTITIES_PER_TICK: usize = 4_096;
+
+/// Operation identities that one request frees, at most: a client with many must not hold up the others.
+const FREED_NAMES_PER_REQUEST: usize = 1_024;
+/// Clients whose freed identities are logged together at the next tick, at most.
+const UNLOGGED_CLIENTS_MAX: usize = 1_024;
 
 /// What a core is told at its start.
 #[derive(Clone, Debug)]
@@ -68,6 +73,8 @@ pub struct Machine {
     coordinator: Coordinator,
     /// This core's own copies of writes that it coordinates, in the order of the tickets that make them count.
     own: VecDeque<(Ticket, AttemptId, Replaced)>,
+    /// Below which number each client waits for no answer, as far as the log does not say so yet.
+    done: BTreeMap<u64, u64>,
     /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
     told: (Hlc, Ticket),
     sweep: Sweep,
@@ -98,6 +105,7 @@ impl Machine {
             replica: Replica::new(shard, log),
             coordinator: Coordinator::default(),
             own: VecDeque::new(),
+            done: BTreeMap::new(),
             told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
             stats: Stats::default(),
@@ -190,7 +198,7 @@ impl Machine {
         self.stopping && self.coordinator.is_empty() && !self.replica.log().wants_tick()
     }
 
-    /// Is there no room on the disk for another segment, and none ready?
+    /// Is there no room on the disk for another segment, and none left to go on with?
     pub fn is_disk_full(&self) -> bool {
         self.disk_full && self.replica.log().segments_left() == 0
     }
@@ -236,9 +244,12 @@ impl Machine {
             self.check_key(key)?;
         }
         let clock_ms = self.clock.read(now);
+        if !request.operation.is_write() {
+            self.check_held(out)?;
+        }
         match &request.operation {
             Operation::Read { key, value } => {
-                let at = self.hlc.peek(clock_ms);
+                let at = self.reading(now, clock_ms);
                 let (record, wait) = self.replica.read(Token::of(key), key);
                 let answer = scan::read_answer(record, *value, at);
                 let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
@@ -248,7 +259,7 @@ impl Machine {
                 Ok(())
             }
             Operation::Scan(range) => {
-                let at = self.hlc.peek(clock_ms);
+                let at = self.reading(now, clock_ms);
                 let (page, ended_ms) = scan::page(self.replica.shard(), range, at);
                 let wait = self.tell_end(ended_ms, at).max(self.replica.wait_for_all());
                 self.stats.pages += 1;
@@ -273,11 +284,16 @@ impl Machine {
         }
     }
 
+    /// What reads judge ends by.
+    fn reading(&self, now: Now, clock_ms: u64) -> Hlc {
+        if planted(Mutant::ExpiryUnhappens) { Hlc::at_ms(now.wall_ms) } else { self.hlc.peek(clock_ms) }
+    }
+
     /// Somebody is about to be told of an end, judged at the clock reading `at`. What has ended stays so over a restart
     /// with a clock set back: the bound that the log carries must have passed the end first. The ticket to wait for.
     fn tell_end(&mut self, ended_ms: u64, at: Hlc) -> Option<Ticket> {
         let log = self.replica.log_mut();
-        if ended_ms <= log.durable_hlc_bound().ms() {
+        if ended_ms <= log.durable_hlc_bound().ms() || planted(Mutant::EndToldEarly) {
             return None;
         }
         if self.told.0.ms() < ended_ms {
@@ -321,8 +337,17 @@ impl Machine {
         Ok(at_ms)
     }
 
-    /// Is there room for a client's write of so many bytes?
-    fn check_room(&self, bytes: usize, deletes: bool) -> Result<(), Failure> {
+    /// Is there room for another answer that may have to wait for the log? While it stalls, answers pile up.
+    fn check_held(&self, out: &Effects) -> Result<(), Failure> {
+        let limits = &self.config.limits;
+        if out.held_bytes() >= limits.held_bytes_max || out.held() >= limits.operations_max {
+            return Err(Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) });
+        }
+        Ok(())
+    }
+
+    /// Is there room for a write of so many bytes, in a memory of `memory_max`?
+    fn check_room(&self, bytes: usize, memory_max: usize) -> Result<(), Failure> {
         let limits = &self.config.limits;
         let log = self.replica.log();
         if self.coordinator.len() >= limits.operations_max || !log.has_room(bytes + RECORD_OVERHEAD) {
@@ -332,7 +357,7 @@ impl Machine {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::DiskFull) });
         }
         let memory = self.replica.shard().table().memory_bytes();
-        if !deletes && memory + bytes > self.config.memory_limit {
+        if memory + bytes > memory_max {
             return Err(Failure::not_applied(Reason::MemoryFull).limit(self.config.memory_limit as u64, 0));
         }
         Ok(())
@@ -356,13 +381,20 @@ impl Machine {
             payload_hash: payload_hash(&request.operation),
         });
         if let Some(naming) = naming {
-            self.replica.shard_mut().identities_mut().done_below(naming.id.client, request.done_below);
+            self.free_names(naming.id.client, request.done_below);
             if self.repeat(from, key, naming, previous, request, out) {
                 return Ok(());
             }
         }
         let unstamped = RecordRef { key, version: Version::ZERO, expires_at_ms, body };
-        self.check_room(record_bytes(&unstamped), matches!(body, Body::Tombstone))?;
+        let limit = self.config.memory_limit;
+        let memory_max = match body {
+            Body::Value(_) | Body::Expired => limit,
+            // Deleting goes on in a full memory: but tombstones of what is not there free nothing, so they have an end.
+            Body::Tombstone if self.replica.shard().get(Token::of(key), key).is_none() => limit + limit / 16,
+            Body::Tombstone => usize::MAX,
+        };
+        self.check_room(record_bytes(&unstamped), memory_max)?;
         if naming.is_some() && !self.replica.shard().identities().has_room() {
             return Err(Failure { retry_after_ms: 1_000, ..Failure::not_applied(Reason::Overloaded) }
                 .message(
@@ -373,6 +405,25 @@ impl Machine {
         let record = RecordRef { version, ..unstamped };
         let accepted = Accepted { from, record, naming, previous };
         self.coordinate(accepted, request, out)
+    }
+
+    /// The client waits for no answer below `done_below`. The log is told at the next tick: what is forgotten here must
+    /// not fill the table of names again at the next start.
+    fn free_names(&mut self, client: u64, done_below: u64) {
+        let names = self.replica.shard_mut().identities_mut();
+        if names.done_below(client, done_below, FREED_NAMES_PER_REQUEST) > 0 {
+            let known = self.done.entry(client).or_default();
+            *known = done_below.max(*known);
+            if self.done.len() >= UNLOGGED_CLIENTS_MAX {
+                self.log_done();
+            }
+        }
+    }
+
+    fn log_done(&mut self) {
+        for (client, done_below) in core::mem::take(&mut self.done) {
+            self.replica.log_mut().append(&LogRecord::OperationsDone { client, done_below });
+        }
     }
 
     /// A version above everything that is known of the key, its slot and this clock.
@@ -529,7 +580,7 @@ impl Machine {
         if !sets.all().any(|member| member == self.config.member) {
             return Err(Failure::not_applied(Reason::NotReplica).message("not a replica of this key"));
         }
-        self.check_room(record_bytes(&record), false)?;
+        self.check_room(record_bytes(&record), self.config.memory_limit)?;
         self.hlc.observe(record.version.hlc);
         let (taken, replaced) = self.replica.write(&record, None, None, record.version.hlc, false);
         match taken {
@@ -602,8 +653,11 @@ impl Machine {
         }
         let clock_ms = self.clock.read(now);
         self.replica.shard_mut().identities_mut().expire(clock_ms, EXPIRED_IDENTITIES_PER_TICK);
+        self.log_done();
         let limits = &self.config.limits;
-        if !self.stopping && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
+        // On a full disk the rest of the log's last segment is for the parts, which free others: collection can wait.
+        let may_collect = !self.stopping && !self.is_disk_full();
+        if may_collect && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
             let at = self.hlc.peek(clock_ms);
             let ring = &self.ring;
             self.sweep.step(&mut self.replica, now.mono, at, |slot| sets_of(ring, slot));
@@ -669,7 +723,8 @@ impl Machine {
         }
         let bytes = record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
         let fits = record.value.as_deref().is_none_or(|value| self.check_value(value).is_ok());
-        if !fits || self.check_room(bytes, record.value.is_none()).is_err() {
+        let memory_max = if record.value.is_some() { self.config.memory_limit } else { usize::MAX };
+        if !fits || self.check_room(bytes, memory_max).is_err() {
             return (None, Verdict::NoRoom, Replaced::default());
         }
         self.hlc.observe(record.version.hlc);
@@ -730,31 +785,4 @@ fn owned(record: &RecordRef<'_>) -> OwnedRecord {
             Body::Tombstone | Body::Expired => None,
         },
     }
-}
-
-/// What a repeated operation must agree in: everything that the client asked for.
-fn payload_hash(operation: &Operation) -> u64 {
-    let mut hash = Xxh3::new();
-    let mut field = |bytes: &[u8]| {
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    match operation {
-        Operation::Put { key, value, expiry, .. } => {
-            field(b"put");
-            field(key);
-            field(value);
-            match expiry {
-                Expiry::Never => field(b""),
-                Expiry::InMs(ms) => field(&[&b"in"[..], &ms.to_le_bytes()].concat()),
-                Expiry::AtMs(ms) => field(&[&b"at"[..], &ms.to_le_bytes()].concat()),
-            }
-        }
-        Operation::Delete { key, .. } => {
-            field(b"delete");
-            field(key);
-        }
-        Operation::Replicate { .. } | Operation::Read { .. } | Operation::Scan(_) => {}
-    }
-    hash.digest()
 }

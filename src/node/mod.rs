@@ -4,6 +4,7 @@ pub mod effect;
 pub mod event;
 pub mod image;
 pub mod machine;
+mod payload;
 pub mod scan;
 pub mod stats;
 pub mod sweep;

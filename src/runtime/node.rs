@@ -21,7 +21,7 @@ use crate::rpc::stats::Counters;
 use crate::storage::block::BLOCK_BYTES;
 use crate::storage::data_dir::{self, DataDirError, NodeFile};
 use crate::storage::disk::{Disk as _, DiskError};
-use crate::storage::open::{OpenError, OpenOptions, layout_bytes, seal_layout};
+use crate::storage::open::{OpenError, OpenOptions, begin_layout, layout_bytes, needs_layout};
 use crate::storage::segment::LogShape;
 use crate::types::{ClusterId, CoreId, Limits, MemberId};
 use std::io;
@@ -188,9 +188,10 @@ pub(super) struct Plan {
     pub(super) counters: Arc<[Counters]>,
     /// The ring, once core 0 has found it in its log.
     pub(super) ring: OnceLock<Arc<Ring>>,
-    /// Cores that have recovered, and cores that have no connection left.
+    /// Cores that have recovered, that have no connection left, that have closed their logs.
     pub(super) recovered: AtomicUsize,
     pub(super) drained: AtomicUsize,
+    pub(super) closed: AtomicUsize,
     pub(super) cores: u16,
     /// Taken by its core.
     shares: Vec<Mutex<Option<Share>>>,
@@ -246,6 +247,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         ring: OnceLock::new(),
         recovered: AtomicUsize::new(0),
         drained: AtomicUsize::new(0),
+        closed: AtomicUsize::new(0),
         cores: cores as u16,
         end,
         config,
@@ -340,15 +342,13 @@ async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> R
         (Some(_), _) => unreachable!("a member resumes, and only that"),
     };
     data_dir::sweep(disk, &node).await?;
-    let new_layout = node.active().is_none_or(|layout| layout.cores != cores);
+    let new_layout = needs_layout(disk, &node, cores).await?;
     if new_layout {
         require_room(disk, &node, cores).await?;
     }
     data_dir::count_start(disk, &mut node).await?;
     if new_layout {
-        let options = open_options(config, 0);
-        seal_layout(disk, &node, &options).await?;
-        data_dir::begin_layout(disk, &mut node, cores).await?;
+        begin_layout(disk, &mut node, cores, &open_options(config, 0)).await?;
     }
     Ok(node)
 }

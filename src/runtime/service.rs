@@ -29,10 +29,10 @@ use crate::storage::disk::DiskError;
 use crate::storage::log::{Log, Ticket};
 use crate::storage::log_record::{ControlKind, LogRecord};
 use crate::storage::manifest::Manifest;
-use crate::storage::open::{OpenReport, Opened, open_core, prepare_segment};
+use crate::storage::open::{Opened, open_core, prepare_segment};
 use crate::storage::recovery::Restart;
 use crate::storage::segment::{LogShape, SegmentId};
-use crate::types::{CoreId, MemberId, SLOTS, Slot};
+use crate::types::{CoreId, MemberId, Mono, SLOTS, Slot};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,8 +77,8 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
         context.queues.requests.spawn(core.clone().run_post()),
     ];
     match recover(&plan, &core, &context.stop).await {
-        Ok(Some(recovered)) => {
-            tasks.extend(serve(&plan, &core, recovered));
+        Ok(Some(manifest)) => {
+            tasks.extend(serve(&plan, &core, manifest));
             context.stopped().await;
         }
         Ok(None) => {}
@@ -90,14 +90,8 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
     }
 }
 
-/// What a recovered core goes on with.
-struct Recovered {
-    manifest: Manifest,
-    report: OpenReport,
-}
-
-/// Reads the core's data, starts its log, and waits for the other cores. None: the node is to end.
-async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Recovered>, NodeError> {
+/// Reads the core's data, starts its log, and waits for the other cores. Its manifest; None: the node is to end.
+async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Manifest>, NodeError> {
     let begun = clock::mono();
     let _busy = core.ticker().busy();
     let mut opened =
@@ -131,17 +125,12 @@ async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Recover
         ms,
         "recovered"
     );
-    let mut recovered = Recovered { manifest, report };
-    if !recovered.report.damage.is_empty() {
-        for damage in &recovered.report.damage {
-            tracing::warn!(core = core.id().0, %damage, "damage accepted");
-        }
-        // What is damaged is behind us only when every part is new.
-        recovered.manifest = Snapshots::rewrite_all(core.clone(), recovered.manifest).await;
+    for damage in &report.damage {
+        tracing::warn!(core = core.id().0, %damage, "damage accepted");
     }
     plan.recovered.fetch_add(1, Ordering::AcqRel);
     let ready = all(core.ticker(), stop, || is_reached(&plan.recovered, plan.cores)).await;
-    Ok(ready.then_some(recovered))
+    Ok(ready.then_some(manifest))
 }
 
 /// Puts the machine together and into its core; what is left of what was opened.
@@ -179,10 +168,10 @@ fn is_reached(count: &AtomicUsize, cores: u16) -> bool {
 }
 
 /// Lets requests in; the tasks of a serving core.
-fn serve(plan: &Plan, core: &Core, recovered: Recovered) -> Vec<Task<()>> {
+fn serve(plan: &Plan, core: &Core, manifest: Manifest) -> Vec<Task<()>> {
     let has_sources = !plan.node.sources().is_empty();
     let queue = &core.queues().background;
-    let mut tasks = vec![queue.spawn(Snapshots::new(core.clone(), recovered.manifest, has_sources).run())];
+    let mut tasks = vec![queue.spawn(Snapshots::new(core.clone(), manifest, has_sources).run())];
     if core.id() == CoreId(0) {
         let (name, cluster, listen) = (&plan.node.name, plan.node.cluster, plan.config.listen);
         tracing::info!(name, %cluster, %listen, "serving");
@@ -285,18 +274,24 @@ async fn end(plan: &Plan, core: &Core, server: &Rc<Server<Core>>) {
     if !server.drained(deadline).await {
         tracing::warn!(core = core.id().0, "connections were still open after {DRAIN_MS} ms");
     }
-    // Until all are drained, other cores may still ask for keys of this one.
-    plan.drained.fetch_add(1, Ordering::AcqRel);
-    while !is_reached(&plan.drained, plan.cores) && clock::mono() < deadline {
-        core.ticker().next_tick().await;
-    }
+    // A call in progress on another core may still need keys of this one.
+    all_counted(&plan.drained, plan.cores, core.ticker(), deadline).await;
     core.enter(Phase::Stopping);
-    if !core.is_installed() {
-        return;
+    if core.is_installed() {
+        core.step(Event::Stop);
+        while !core.with_machine(|machine| machine.is_closed()) && clock::mono() < deadline {
+            core.ticker().next_tick().await;
+        }
     }
-    core.step(Event::Stop);
-    while !core.with_machine(|machine| machine.is_closed()) && clock::mono() < deadline {
-        core.ticker().next_tick().await;
+    // What this core's mail tasks still owe the others leaves while those close.
+    all_counted(&plan.closed, plan.cores, core.ticker(), deadline).await;
+}
+
+/// Counts this core, and waits for all others or the deadline.
+async fn all_counted(count: &AtomicUsize, cores: u16, ticker: &Ticker, deadline: Mono) {
+    count.fetch_add(1, Ordering::AcqRel);
+    while !is_reached(count, cores) && clock::mono() < deadline {
+        ticker.next_tick().await;
     }
 }
 

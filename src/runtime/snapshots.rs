@@ -7,7 +7,7 @@ use crate::storage::block::BLOCK_BYTES;
 use crate::storage::disk::{Disk, DiskErrorKind};
 use crate::storage::lsn::Lsn;
 use crate::storage::manifest::Manifest;
-use crate::storage::part::{PARTS, PartIndex};
+use crate::storage::part::PartIndex;
 use crate::storage::snapshot::{DueRule, rewrite_part};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(crate) struct Snapshots {
     rule: DueRule,
     /// Where the log ended when the last part was begun.
     begun_at: Lsn,
-    /// Parts to be written whatever the log says.
+    /// Parts to be written whatever the log says: old layouts wait to be dropped.
     owed: usize,
     /// Old layouts are read at each start until core 0 has heard that every core has written its parts.
     untold: bool,
@@ -36,16 +36,6 @@ impl Snapshots {
         let owed = if has_sources { missing } else { 0 };
         let begun_at = manifest.known();
         Snapshots { core, manifest, rule: DueRule::default(), begun_at, owed, untold: has_sources }
-    }
-
-    /// Writes every part anew, before the core serves: what was read was damaged.
-    pub(crate) async fn rewrite_all(core: Core, manifest: Manifest) -> Manifest {
-        let mut snapshots = Snapshots::new(core, manifest, false);
-        snapshots.owed = PARTS;
-        while snapshots.owed > 0 {
-            snapshots.rewrite().await;
-        }
-        snapshots.manifest
     }
 
     /// Writes parts as they fall due, until cancelled.

@@ -287,6 +287,16 @@ pub async fn count_start<D: Disk>(disk: &D, node: &mut NodeFile) -> Result<(), D
     replace_node(disk, node, NodeFile { starts, ..node.clone() }).await
 }
 
+/// May another layout be begun?
+pub fn check_layouts(node: &NodeFile) -> Result<(), DataDirError> {
+    match node.active() {
+        Some(active) if node.layouts.len() >= LAYOUTS_MAX => {
+            Err(DataDirError::TooManyLayouts { cores: active.cores })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Appends a layout with that many cores, each with an empty manifest, and seals the ones before it.
 ///
 /// The files come first, then NODE: a crash leaves a directory that nobody lists, and [`sweep`] removes it. So call
@@ -298,9 +308,7 @@ pub async fn begin_layout<D: Disk>(
 ) -> Result<LayoutId, DataDirError> {
     assert!(cores > 0, "a node has at least one core");
     let last = node.active().map_or(LayoutId(0), |layout| layout.id);
-    if let (Some(active), true) = (node.active(), node.layouts.len() >= LAYOUTS_MAX) {
-        return Err(DataDirError::TooManyLayouts { cores: active.cores });
-    }
+    check_layouts(node)?;
     let layout = Layout { id: LayoutId(last.0 + 1), cores, sealed: false };
     let dir = layout_dir(layout.id);
     disk.make_dir(&dir).await?;

@@ -30,8 +30,8 @@ pub struct Identities {
     entries: BTreeMap<OperationId, Entry>,
     /// The names of each slot: what a snapshot writes beside the slot's records.
     by_slot: BTreeSet<(Slot, OperationId)>,
-    /// Names in the order in which they came, with their entry's time; names that are gone are skipped.
-    by_age: VecDeque<(u64, OperationId)>,
+    /// All names, by their entry's time.
+    by_age: BTreeSet<(u64, OperationId)>,
     /// Names whose entry may hold a value, oldest first.
     with_value: VecDeque<OperationId>,
     value_bytes: usize,
@@ -46,7 +46,7 @@ impl Identities {
         Identities {
             entries: BTreeMap::new(),
             by_slot: BTreeSet::new(),
-            by_age: VecDeque::new(),
+            by_age: BTreeSet::new(),
             with_value: VecDeque::new(),
             value_bytes: 0,
             entries_max,
@@ -83,13 +83,14 @@ impl Identities {
             Some(known) => {
                 self.value_bytes -= value_len(known);
                 self.by_slot.remove(&(known.slot, id));
+                self.by_age.remove(&(known.version.hlc.ms(), id));
             }
             None => {}
         }
         if value_len(&entry) > self.value_bytes_max {
             entry.old = None;
         }
-        self.by_age.push_back((entry.version.hlc.ms(), id));
+        self.by_age.insert((entry.version.hlc.ms(), id));
         self.by_slot.insert((entry.slot, id));
         self.value_bytes += value_len(&entry);
         if value_len(&entry) > 0 {
@@ -105,25 +106,25 @@ impl Identities {
         }
     }
 
-    /// The client waits for no answer below `request`: what is remembered of those goes.
-    pub fn done_below(&mut self, client: u64, request: u64) {
+    /// The client waits for no answer below `request`: what is remembered of those goes, at most `entries` of them.
+    /// Returns how many.
+    pub fn done_below(&mut self, client: u64, request: u64, entries: usize) -> usize {
         let first = OperationId { client, request: 0 };
-        while let Some((&id, _)) = self.entries.range(first..OperationId { client, request }).next() {
+        let mut gone = 0;
+        while gone < entries
+            && let Some((&id, _)) = self.entries.range(first..OperationId { client, request }).next()
+        {
             self.forget(id);
+            gone += 1;
         }
+        gone
     }
 
     /// Forgets entries that are older than the window at `clock_ms`, at most `entries` of them.
     pub fn expire(&mut self, clock_ms: u64, entries: usize) {
         for _ in 0..entries {
-            match self.by_age.front() {
-                Some(&(at, id)) if at.saturating_add(self.window_ms) <= clock_ms => {
-                    self.by_age.pop_front();
-                    // The name may have been used again since, by an operation that is not old yet.
-                    if self.entries.get(&id).is_some_and(|entry| entry.version.hlc.ms() <= at) {
-                        self.forget(id);
-                    }
-                }
+            match self.by_age.first() {
+                Some(&(at, id)) if at.saturating_add(self.window_ms) <= clock_ms => self.forget(id),
                 Some(_) | None => return,
             }
         }
@@ -140,12 +141,9 @@ impl Identities {
         if let Some(entry) = self.entries.remove(&id) {
             self.value_bytes -= value_len(&entry);
             self.by_slot.remove(&(entry.slot, id));
+            self.by_age.remove(&(entry.version.hlc.ms(), id));
         }
-        // Names that are gone are dropped from the lists when they reach the front, and at once when they pile up.
-        if self.by_age.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            self.by_age.retain(|(at, id)| entries.get(id).is_some_and(|entry| entry.version.hlc.ms() == *at));
-        }
+        // Names that are gone are dropped from the list when they reach the front, and at once when they pile up.
         if self.with_value.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.with_value.retain(|id| entries.get(id).is_some_and(|entry| value_len(entry) > 0));
@@ -194,11 +192,30 @@ mod tests {
             table.remember(id(1, request), entry(1, None));
             table.remember(id(2, request), entry(1, None));
         }
-        table.done_below(1, 3);
+        assert_eq!(table.done_below(1, 3, 10), 2);
         assert_eq!(table.len(), 4);
         assert!(
             table.get(id(1, 2)).is_none() && table.get(id(1, 3)).is_some() && table.get(id(2, 1)).is_some()
         );
+    }
+
+    #[test]
+    fn one_request_frees_no_more_than_it_may() {
+        let mut table = Identities::new(100, 100, 600);
+        for request in 1..=50 {
+            table.remember(id(1, request), entry(1, None));
+        }
+        assert_eq!((table.done_below(1, 50, 10), table.done_below(1, 50, 100)), (10, 39));
+        assert!(table.get(id(1, 50)).is_some());
+    }
+
+    #[test]
+    fn entries_expire_by_their_time_in_whatever_order_they_came() {
+        let mut table = Identities::new(10, 100, 600);
+        table.remember(id(1, 1), entry(5_000, None));
+        table.remember(id(1, 2), entry(1_000, None));
+        table.expire(1_600, 10);
+        assert!(table.get(id(1, 1)).is_some() && table.get(id(1, 2)).is_none());
     }
 
     #[test]
@@ -219,7 +236,7 @@ mod tests {
         let mut table = Identities::new(10, 1_000, 600);
         for request in 1..10_000 {
             table.remember(id(1, request), entry(request, Some(b"v")));
-            table.done_below(1, request);
+            table.done_below(1, request, 10);
         }
         assert!(table.len() <= 2 && table.by_age.len() < 100 && table.with_value.len() < 100);
         assert_eq!(table.value_bytes, table.entries.values().map(value_len).sum::<usize>());
@@ -238,7 +255,7 @@ mod tests {
         };
         assert_eq!(names(&table, id(0, 0)), [2, 4]);
         assert_eq!(names(&table, id(1, 3)), [4]);
-        table.done_below(1, 3);
+        table.done_below(1, 3, 10);
         assert_eq!(names(&table, id(0, 0)), [4]);
     }
 

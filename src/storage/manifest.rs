@@ -331,12 +331,14 @@ mod tests {
         let mut payload = [9; 16].to_vec();
         payload.extend(b"\x02\0\0\0\x03\0\0\0\x08\0\x05\0"); // member, layout, cores, core
         payload.extend(b"\x01\0\0\0"); // incarnation
+        payload.extend(b"\0\0\0\0\0\0\0\0"); // hlc bound
         payload.extend(b"\x0d\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"); // known, low
         payload.extend(b"\0\0\0\0\0\0\0\0\0"); // sealed
         payload.extend(b"\x01\0\0\0\x01\0\0\0\x07\0\0\0\0\0\0\0"); // one cut
         payload.extend(b"\x01\x01\0\0\0\x0a\0\0\0\0\0\0\0\x0d\0\0\0\0\0\0\0"); // part 0
         payload.extend(b"\x01\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\x4d\0\0\0");
         payload.extend([0; 15]); // no other part
-        assert_eq!(manifest.encode(), small_file::enclose(MANIFEST_KIND, &payload));
+        // Not assert_eq: a whole page of zeros says nothing.
+        assert!(manifest.encode() == small_file::enclose(MANIFEST_KIND, &payload), "the format has changed");
     }
 }

@@ -6,6 +6,7 @@ pub mod data_dir;
 pub mod digest;
 pub mod disk;
 pub mod identity;
+pub mod image;
 pub mod log;
 pub mod log_record;
 pub mod lsn;

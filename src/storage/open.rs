@@ -11,6 +11,7 @@
 use super::carried::Carried;
 use super::data_dir::{self, DataDirError, Layout, LayoutId, NodeFile, core_dir};
 use super::disk::{Disk, DiskError};
+use super::image;
 use super::log_record::{LogRecord, RecordError};
 use super::manifest::{self, Manifest};
 use super::owner::Owner;
@@ -142,6 +143,12 @@ pub enum OpenError {
     /// Acknowledged writes are, or may be, unreadable.
     #[error("stored data is damaged")]
     Damaged(Vec<Damage>),
+    /// Damage is accepted by a start with the number of cores that wrote it, and by no other.
+    #[error("stored data is damaged: first start with {cores} cores, as before, and --accept-data-loss")]
+    DamagedLayout {
+        /// Cores of the last layout.
+        cores: u16,
+    },
 }
 
 impl From<FileError> for OpenError {
@@ -205,11 +212,22 @@ pub async fn open_core<D: Disk>(
     if !reading.report.damage.is_empty() && !options.accept_data_loss {
         return Err(OpenError::Damaged(reading.report.damage));
     }
-    let restart = recovery.restart();
-    settle(disk, dir, &restart).await?;
+    let damaged = !reading.report.damage.is_empty();
+    let restart = if damaged { recovery.restart_with_new_files() } else { recovery.restart() };
+    if damaged {
+        // A cut would make void what is intact beyond the damage: parts show all that could be read, and come into force
+        // with the cut, in one manifest. The old files count no more.
+        let (shard, bound) = (&reading.shard, reading.hlc_bound.max(restart.hlc_bound));
+        image::write_all(disk, dir, shard, &reading.controls, &mut manifest, (restart.cut, bound)).await?;
+    } else {
+        settle(disk, dir, &restart).await?;
+    }
     manifest.begin_incarnation(restart.cut, restart.hlc_bound);
     assert!(manifest.incarnation() == restart.incarnation, "manifest and log count the same starts");
     manifest::write(disk, dir, &manifest).await?;
+    if damaged {
+        set_segments_aside(disk, dir, restart.incarnation).await?;
+    }
     let shape = shape_of(manifest.owner(), options.segment_blocks);
     let hlc_bound = reading.hlc_bound.max(restart.hlc_bound);
     let Reading { shard, controls, report, .. } = reading;
@@ -252,10 +270,52 @@ fn first_layouts(files: &[CoreFiles], core: CoreId, cores: u16) -> Vec<LayoutId>
     Slot::of_core(core, cores).map(newest).collect()
 }
 
+/// Must another layout begin for a start with that many cores? Not only if the number changes: a start that was killed
+/// while it changed it may have fixed the ends of the last layout's logs.
+pub async fn needs_layout<D: Disk>(disk: &D, node: &NodeFile, cores: u16) -> Result<bool, OpenError> {
+    match node.active() {
+        Some(layout) => Ok(layout.cores != cores || is_sealed(disk, node, layout).await?),
+        None => Ok(true),
+    }
+}
+
+/// Begins a layout of that many cores. Killed anywhere, the next start may want any number of cores, that of the layout
+/// before included.
+pub async fn begin_layout<D: Disk>(
+    disk: &D,
+    node: &mut NodeFile,
+    cores: u16,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
+    if let Some(layout) = node.active().copied() {
+        // First: a layout that is sealed cannot be gone back to.
+        data_dir::check_layouts(node)?;
+        seal_layout(disk, node, &layout, options).await?;
+    }
+    data_dir::begin_layout(disk, node, cores).await?;
+    Ok(())
+}
+
+/// Has a start that wanted another number of cores begun to fix the ends of its logs?
+async fn is_sealed<D: Disk>(disk: &D, node: &NodeFile, layout: &Layout) -> Result<bool, OpenError> {
+    for core in (0..layout.cores).map(CoreId) {
+        let dir = core_dir(layout.id, core);
+        if manifest::read(disk, &dir, &node.owner(layout, core)).await?.sealed().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Fixes the end of each core's log of the last layout, before another layout begins: from then on every start reads
-/// exactly what lies below. Damage that could have been acknowledged is an error, unless it is accepted.
-pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptions) -> Result<(), OpenError> {
-    let Some(layout) = node.active() else { return Ok(()) };
+/// exactly what lies below. Damage that could have been acknowledged is an error, accepted or not: what lies beyond it
+/// would be void.
+async fn seal_layout<D: Disk>(
+    disk: &D,
+    node: &NodeFile,
+    layout: &Layout,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
     for core in (0..layout.cores).map(CoreId) {
         let dir = core_dir(layout.id, core);
         let mut manifest = manifest::read(disk, &dir, &node.owner(layout, core)).await?;
@@ -265,8 +325,12 @@ pub async fn seal_layout<D: Disk>(disk: &D, node: &NodeFile, options: &OpenOptio
         data_dir::sweep_core(disk, &dir, &manifest).await?;
         let shape = shape_of(manifest.owner(), options.segment_blocks);
         let recovery = scan(disk, &dir, shape, &manifest).await?;
-        if recovery.verdict() >= Verdict::Suspect && !options.accept_data_loss {
-            return Err(OpenError::Damaged([damage_of(&dir, &recovery, Vec::new())].to_vec()));
+        if recovery.verdict() >= Verdict::Suspect {
+            let damage = [damage_of(&dir, &recovery, Vec::new())].to_vec();
+            return Err(match options.accept_data_loss {
+                true => OpenError::DamagedLayout { cores: layout.cores },
+                false => OpenError::Damaged(damage),
+            });
         }
         let restart = recovery.restart();
         settle(disk, &dir, &restart).await?;
@@ -346,14 +410,28 @@ async fn settle<D: Disk>(disk: &D, dir: &str, restart: &Restart) -> Result<(), D
         disk.sync(&file).await?;
     }
     for segment in &restart.set_aside {
-        let name = data_dir::segment_name(segment.0);
-        let aside = format!("{ASIDE}{:04}-{name}", restart.incarnation);
-        disk.rename(&join(dir, &name), &join(dir, &aside)).await?;
+        set_aside(disk, dir, &data_dir::segment_name(segment.0), restart.incarnation).await?;
     }
     if !restart.set_aside.is_empty() {
         disk.sync_dir(dir).await?;
     }
     Ok(())
+}
+
+/// Keeps the segments of a log that was left behind for whoever wants to look: were they to stay, each start would
+/// suspect them again.
+async fn set_segments_aside<D: Disk>(disk: &D, dir: &str, incarnation: u32) -> Result<(), DiskError> {
+    for name in disk.list(dir).await? {
+        if data_dir::parse_segment_name(&name).is_some() {
+            set_aside(disk, dir, &name, incarnation).await?;
+        }
+    }
+    disk.sync_dir(dir).await
+}
+
+async fn set_aside<D: Disk>(disk: &D, dir: &str, name: &str, incarnation: u32) -> Result<(), DiskError> {
+    let aside = format!("{ASIDE}{incarnation:04}-{name}");
+    disk.rename(&join(dir, name), &join(dir, &aside)).await
 }
 
 fn damage_of(dir: &str, recovery: &Recovery, slots: Vec<Slot>) -> Damage {
@@ -463,6 +541,10 @@ impl<D: Disk> Reading<'_, D> {
             return Ok(());
         }
         self.report.log_records += 1;
+        #[cfg(mutants)]
+        if let Some(again) = self.begun_anew(record) {
+            return self.shard.replay(&again);
+        }
         match (arrival, record) {
             (Arrival::Replayed, _) => self.shard.replay(record),
             // Beyond something suspect: as a hint or a repair would be, with the floor asked.
@@ -475,6 +557,17 @@ impl<D: Disk> Reading<'_, D> {
             }
             (Arrival::Foreign, _) => Ok(()),
         }
+    }
+
+    /// The record with its remaining life counted from now on.
+    #[cfg(mutants)]
+    fn begun_anew<'r>(&self, record: &LogRecord<'r>) -> Option<LogRecord<'r>> {
+        use crate::types::mutant::{Mutant, planted};
+        let LogRecord::Record(entry) = record else { return None };
+        let mut entry = *entry;
+        let life_ms = entry.record.expires_at_ms.checked_sub(entry.record.version.hlc.ms())?;
+        entry.record.expires_at_ms = self.hlc_bound.ms() + life_ms;
+        planted(Mutant::RelativeTtl).then_some(LogRecord::Record(entry))
     }
 
     fn carried(&mut self, carried: &Carried<'_>) {

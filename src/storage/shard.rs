@@ -226,6 +226,8 @@ impl Shard {
                         .and_then(|held| held.live_value(Hlc::ZERO))
                         .map(Bytes::copy_from_slice);
                     self.remember(token.slot(), operation, record.version, old);
+                    // A log may hold the names of days: what was forgotten then is forgotten again as the log goes on.
+                    self.identities.expire(record.version.hlc.ms(), usize::MAX);
                 }
                 self.merge(token, record)?;
             }
@@ -238,7 +240,7 @@ impl Shard {
             }
             LogRecord::HlcBound(bound) => self.hlc_max = self.hlc_max.max(*bound),
             LogRecord::OperationsDone { client, done_below } => {
-                self.identities.done_below(*client, *done_below)
+                self.identities.done_below(*client, *done_below, usize::MAX);
             }
             // Of a cluster with more members than one; the machine that issues them replays them.
             LogRecord::Drop { .. }

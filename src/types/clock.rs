@@ -59,7 +59,8 @@ impl NodeClock {
     /// Advances to `now` and returns milliseconds since 1970.
     pub fn read(&mut self, now: Now) -> u64 {
         let elapsed_us = now.mono.since(self.at) / 1_000;
-        if elapsed_us == 0 {
+        // A step shorter than ten microseconds has no tenth: read so often, the clock would never be corrected.
+        if elapsed_us < 10 {
             return self.us / 1_000;
         }
         self.at = self.at + elapsed_us * 1_000;
@@ -138,6 +139,15 @@ mod tests {
             last = read;
         }
         assert_eq!(last, 1_001_100);
+    }
+
+    #[test]
+    fn reading_every_few_microseconds_still_follows_the_wall() {
+        let mut clock = NodeClock::start(now(1_000_000, 0), Hlc::ZERO);
+        for us in (0..=1_000_000).step_by(5) {
+            clock.read(Now { wall_ms: 9_000_000, mono: Mono(us * 1_000) });
+        }
+        assert!(clock.read(now(9_000_000, 1_000)) >= 1_001_050);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Limits {
     pub operations_max: usize,
     /// Bytes of records that wait on one core for the log.
     pub gathering_bytes_max: usize,
+    /// Bytes of answers to reads that wait on one core for the log.
+    pub held_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             identity_value_bytes_max: 16 << 20,
             operations_max: 65_536,
             gathering_bytes_max: 8 << 20,
+            held_bytes_max: 32 << 20,
         }
     }
 }

@@ -32,11 +32,12 @@ pub enum Mutant {
     SegmentRecycledEarly,
     PartBeforeLog,
     HlcBoundIgnored,
+    EndToldEarly,
 }
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -61,6 +62,7 @@ impl Mutant {
         Mutant::SegmentRecycledEarly,
         Mutant::PartBeforeLog,
         Mutant::HlcBoundIgnored,
+        Mutant::EndToldEarly,
     ];
 }
 

@@ -245,6 +245,22 @@ fn full_table_of_names_refuses_named_operations_only() {
 }
 
 #[test]
+fn names_that_were_freed_or_forgotten_do_not_return_at_a_start() {
+    let limits = Limits { identity_ms: 60_000, ..Limits::default() };
+    let mut bench = Bench::new(Setup { limits: limits.clone(), ..Setup::default() });
+    for request in 1..=20 {
+        bench.ask_named(put(b"k", b"1"), 5, request, request);
+        bench.ask_named(put(b"k", b"1"), 6, request, 0);
+        bench.live_ms(5);
+    }
+    assert_eq!(bench.replayed(&limits).identities().len(), 1 + 20);
+    bench.live_ms(60_000);
+    bench.ask_named(put(b"k", b"1"), 5, 21, 0);
+    bench.flush();
+    assert_eq!(bench.replayed(&limits).identities().len(), 1, "names grow old as the log goes on");
+}
+
+#[test]
 fn operation_whose_answer_is_gone_is_not_called_unapplied() {
     let limits = Limits { identity_value_bytes_max: 4, ..Limits::default() };
     let mut bench = Bench::new(Setup { limits, ..Setup::default() });
@@ -330,6 +346,31 @@ fn full_memory_refuses_puts_while_reads_and_deletes_go_on() {
 }
 
 #[test]
+fn tombstones_of_nothing_do_not_grow_without_end_in_a_full_memory() {
+    let mut bench = Bench::new(Setup { memory_limit: 0, ..Setup::default() });
+    let refused = bench.ask(delete(b"nothing"));
+    let failure = bench.failed(refused);
+    assert_eq!((failure.reason, failure.outcome), (Reason::MemoryFull, Outcome::NotApplied));
+}
+
+#[test]
+fn answers_that_wait_for_the_log_are_bounded() {
+    let limits = Limits { held_bytes_max: 2_000, ..Limits::default() };
+    let mut bench = Bench::new(Setup { limits, ..Setup::default() });
+    bench.ask(put(b"k", &[1; 1_500]));
+    let readers = [bench.ask(get(b"k")), bench.ask(get(b"k"))];
+    for operation in [get(b"k"), Operation::Scan(whole())] {
+        let refused = bench.ask(operation);
+        let failure = bench.failed(refused);
+        assert_eq!((failure.reason, failure.outcome), (Reason::Overloaded, Outcome::Read));
+    }
+    bench.flush();
+    assert!(readers.into_iter().all(|reader| matches!(bench.reply(reader), Some(Ok(_)))));
+    assert_eq!((bench.out.held(), bench.out.held_bytes()), (0, 0));
+    assert!(bench.read(b"k").exists);
+}
+
+#[test]
 fn full_disk_refuses_writes_while_reads_go_on_and_comes_back_by_itself() {
     let mut bench = Bench::new(Setup { segments: 1, ..Setup::default() });
     bench.write(put(b"k", b"v"));
@@ -341,12 +382,28 @@ fn full_disk_refuses_writes_while_reads_go_on_and_comes_back_by_itself() {
     assert_eq!((failure.reason, failure.outcome), (Reason::DiskFull, Outcome::NotApplied));
     assert!(bench.read(b"k").exists);
     assert!(bench.segments_wanted.is_empty(), "it is not asked for again at once");
+    assert!(bench.machine.is_disk_full());
     bench.pass_ms(1_000);
     bench.step(Event::Tick);
     let again = bench.segments_wanted.pop().expect("it is asked for again after a while");
     bench.step(Event::SegmentReady(again));
     assert!(!bench.machine.is_full());
     bench.write(put(b"l", b"v"));
+}
+
+#[test]
+fn collection_waits_while_the_disk_is_full() {
+    let mut bench = Bench::new(Setup { segments: 1, ..Setup::default() });
+    bench.write(delete(b"k"));
+    let segment = bench.segments_wanted.pop().expect("another segment is asked for");
+    bench.step(Event::SegmentRefused(segment));
+    bench.live_ms(900);
+    assert_eq!(bench.machine.replica().shard().counts().dead, 1);
+    bench.live_ms(200);
+    bench.segments_wanted.clear();
+    bench.step(Event::SegmentReady(segment));
+    bench.live_ms(1_100);
+    assert_eq!(bench.machine.replica().shard().counts().dead, 0);
 }
 
 // Deadlines.

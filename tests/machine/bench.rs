@@ -7,8 +7,9 @@ use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
 use ringcore::node::machine::{Machine, MachineConfig};
 use ringcore::replication::messages::Message;
-use ringcore::storage::block::{BLOCK_BYTES, Seal};
+use ringcore::storage::block::{self, BLOCK_BYTES, HEADER_BYTES, Reading, Seal};
 use ringcore::storage::log::{BatchPlan, Log};
+use ringcore::storage::log_record::Records;
 use ringcore::storage::lsn::Lsn;
 use ringcore::storage::recovery::Restart;
 use ringcore::storage::segment::{LogShape, SegmentId};
@@ -55,6 +56,8 @@ pub(crate) struct Bench {
     pub(crate) sent: VecDeque<(MemberId, Message)>,
     pub(crate) segments_wanted: Vec<SegmentId>,
     pub(crate) halted: Option<String>,
+    /// All blocks of the log, in order.
+    pub(crate) logged: Vec<u8>,
 }
 
 fn member(id: u32) -> Member {
@@ -119,6 +122,7 @@ impl Bench {
             sent: VecDeque::new(),
             segments_wanted: Vec::new(),
             halted: None,
+            logged: Vec::new(),
         };
         bench.flush();
         bench
@@ -153,9 +157,25 @@ impl Bench {
         while let Some(plan) = self.machine.next_batch(self.now) {
             let mut blocks = vec![0; plan.blocks * BLOCK_BYTES];
             self.machine.replica_mut().log_mut().encode(&plan, &mut blocks);
+            self.logged.extend(blocks);
             plans.push(plan);
         }
         plans
+    }
+
+    /// What a start would find of this core: everything that was logged, replayed.
+    pub(crate) fn replayed(&self, limits: &Limits) -> Shard {
+        let seal = Seal::new(ClusterId([9; 16]), MemberId(1), CoreId(0), 1);
+        let mut shard = Shard::new(7, CoreId(0), 1, limits);
+        for block in self.logged.chunks_exact(BLOCK_BYTES) {
+            let Reading::Intact(header) = block::open(seal, block) else { panic!("a block of the log") };
+            assert_eq!(header.count, 1, "records of this test fit a block");
+            let payload = &block[HEADER_BYTES..HEADER_BYTES + usize::from(header.used)];
+            for record in Records::new(payload) {
+                shard.replay(&record.expect("it was just written")).expect("there is room");
+            }
+        }
+        shard
     }
 
     /// Makes everything durable that was appended.

@@ -17,6 +17,8 @@ mod history;
 mod interrupt;
 mod node;
 mod part_file;
+#[cfg(not(mutants))]
+mod salvage;
 mod snapshot;
 mod world;
 

@@ -15,7 +15,9 @@ use ringcore::storage::data_dir::{self, DataDirError, NodeFile, core_dir, segmen
 use ringcore::storage::disk::{Disk, DiskError, DiskErrorKind, DiskResult};
 use ringcore::storage::log::{BatchPlan, Log, Ticket};
 use ringcore::storage::manifest::Manifest;
-use ringcore::storage::open::{OpenError, OpenOptions, open_core, prepare_segment, seal_layout};
+use ringcore::storage::open::{
+    OpenError, OpenOptions, begin_layout, needs_layout, open_core, prepare_segment,
+};
 use ringcore::storage::segment::{LogShape, SegmentId};
 use ringcore::storage::small_file::join;
 use ringcore::storage::snapshot::{DueRule, rewrite_part};
@@ -38,6 +40,8 @@ pub(crate) struct Shape {
     pub(crate) segment_blocks: u32,
     /// A round of parts begins after so many bytes of log.
     pub(crate) round_bytes: u64,
+    /// Start although stored data is damaged.
+    pub(crate) accept_data_loss: bool,
     /// What requests may ask for.
     pub(crate) limits: Limits,
     /// Bytes of the tables of all cores.
@@ -93,7 +97,7 @@ async fn open_node(
         seed: 7,
         limits: shape.limits.clone(),
         segment_blocks: shape.segment_blocks,
-        accept_data_loss: false,
+        accept_data_loss: shape.accept_data_loss,
     };
     let mut node = match data_dir::find(disk).await? {
         Some(node) => node,
@@ -101,9 +105,8 @@ async fn open_node(
     };
     data_dir::sweep(disk, &node).await?;
     data_dir::count_start(disk, &mut node).await?;
-    if node.active().is_none_or(|layout| layout.cores != cores) {
-        seal_layout(disk, &node, &options).await?;
-        data_dir::begin_layout(disk, &mut node, cores).await?;
+    if needs_layout(disk, &node, cores).await? {
+        begin_layout(disk, &mut node, cores, &options).await?;
     }
     let mut sim = SimNode {
         cores: Vec::new(),
@@ -270,6 +273,14 @@ impl SimNode {
         let mut tasks = self.tasks.borrow_mut();
         running.append(&mut tasks);
         *tasks = running;
+    }
+}
+
+/// Tasks hold cores, and cores the list of tasks: a node that ends must let go of one of them.
+impl Drop for SimNode {
+    fn drop(&mut self) {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
     }
 }
 

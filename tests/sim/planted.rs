@@ -1,9 +1,62 @@
-//! Plants one bug after the other and demands that a scenario catches it.
+//! Plants one bug after the other and demands that a scenario, or the world within so many seeds, catches it.
+//! `RINGCORE_MUTANT=PartBeforeLog` runs the world with that one only.
 
+use crate::world::World;
 use crate::{data_dir, snapshot};
 use ringcore::types::mutant::{Mutant, plant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+const SCENARIOS: [(Mutant, fn()); 6] = [
+    (Mutant::NoDirectorySync, || data_dir::replacing_a_file(2)),
+    (Mutant::NoDirectorySync, || data_dir::beginning_a_layout(2)),
+    (Mutant::NoDirectorySync, || data_dir::retiring_layouts(1)),
+    (Mutant::NoDirectorySync, || snapshot::rewriting_parts(2)),
+    (Mutant::SegmentRecycledEarly, || snapshot::rewriting_parts(2)),
+    (Mutant::SourceDroppedEarly, data_dir::retiring_too_early),
+];
+
+/// What the world of one node catches, and within how many seeds.
+const IN_THE_WORLD: [(Mutant, u64); 12] = [
+    (Mutant::ReadBeforeDurable, 1_000),
+    (Mutant::IdentityNotLogged, 1_000),
+    (Mutant::FloorForgotten, 1_000),
+    (Mutant::ExpiryUnhappens, 1_000),
+    (Mutant::RelativeTtl, 1_000),
+    (Mutant::PartBeforeLog, 4_000),
+    (Mutant::SourceDroppedEarly, 1_000),
+    (Mutant::SegmentRecycledEarly, 4_000),
+    (Mutant::RetriedFlush, 1_000),
+    (Mutant::AckEarly, 1_000),
+    (Mutant::EndToldEarly, 4_000),
+    (Mutant::HlcBoundIgnored, 1_000),
+];
+
+/// What the log's own test plants (`tests/log_damage`).
+const IN_THE_LOG: [Mutant; 14] = [
+    Mutant::CutFirstBad,
+    Mutant::NoGeneration,
+    Mutant::NoDurable,
+    Mutant::LaterProves,
+    Mutant::TrustLength,
+    Mutant::ReuseLsn,
+    Mutant::AckOrder,
+    Mutant::AckEarly,
+    Mutant::NoFlush,
+    Mutant::KnownEarly,
+    Mutant::InPlace,
+    Mutant::CutAtJump,
+    Mutant::CutOnce,
+    Mutant::RetriedFlush,
+];
+
+fn catches(mutant: Mutant, run: impl FnOnce()) -> bool {
+    plant(Some(mutant));
+    let caught = catch_unwind(AssertUnwindSafe(run)).is_err();
+    plant(None);
+    caught
+}
+
+// One test: what is planted is planted in the whole process.
 #[test]
 fn every_planted_bug_is_caught() {
     plant(None);
@@ -12,18 +65,30 @@ fn every_planted_bug_is_caught() {
     data_dir::retiring_layouts(1);
     data_dir::retiring_too_early();
     snapshot::rewriting_parts(1);
-    let scenarios: [(Mutant, fn()); 6] = [
-        (Mutant::NoDirectorySync, || data_dir::replacing_a_file(2)),
-        (Mutant::NoDirectorySync, || data_dir::beginning_a_layout(2)),
-        (Mutant::NoDirectorySync, || data_dir::retiring_layouts(1)),
-        (Mutant::NoDirectorySync, || snapshot::rewriting_parts(2)),
-        (Mutant::SegmentRecycledEarly, || snapshot::rewriting_parts(2)),
-        (Mutant::SourceDroppedEarly, data_dir::retiring_too_early),
-    ];
-    for (mutant, scenario) in scenarios {
-        plant(Some(mutant));
-        let caught = catch_unwind(AssertUnwindSafe(scenario)).is_err();
-        plant(None);
-        assert!(caught, "{mutant:?} was not caught");
+    for (mutant, scenario) in SCENARIOS {
+        assert!(catches(mutant, scenario), "{mutant:?} was not caught");
+    }
+    let only = std::env::var("RINGCORE_MUTANT").ok();
+    let mut missed = Vec::new();
+    for (mutant, seeds) in IN_THE_WORLD {
+        if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
+            continue;
+        }
+        let sees = |seed: &u64| catches(mutant, || drop(World::run(*seed)));
+        match (1..=seeds).find(sees) {
+            Some(seed) => println!("{mutant:?}: seed {seed}"),
+            None => missed.push(mutant),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+#[test]
+fn every_bug_that_can_be_planted_is_planted_somewhere() {
+    let planted = SCENARIOS.map(|(mutant, _)| mutant).into_iter();
+    let planted: Vec<Mutant> =
+        planted.chain(IN_THE_WORLD.map(|(mutant, _)| mutant)).chain(IN_THE_LOG).collect();
+    for mutant in Mutant::ALL {
+        assert!(planted.contains(&mutant), "{mutant:?} is planted nowhere");
     }
 }

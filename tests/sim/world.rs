@@ -36,6 +36,8 @@ struct Options {
     /// Of crashes: the power goes, and with it what was not flushed.
     power_permille: u64,
     jumps_permille: u64,
+    /// Nobody asks for anything for seconds: what the log says of the clock grows old.
+    lulls_permille: u64,
     io_fault_permille: u64,
     full: bool,
     change_cores: bool,
@@ -65,12 +67,14 @@ impl Options {
             crash_permille: prng.between(2, 25),
             power_permille: prng.between(0, 1_000),
             jumps_permille: some(prng, 20),
+            lulls_permille: some(prng, 8),
             io_fault_permille: some(prng, 8),
             full: prng.chance(150),
             change_cores: prng.chance(600),
             shape: Shape {
                 segment_blocks: *prng_choice(prng, &[64, 128, 256]),
                 round_bytes: prng.between(16 << 10, 2 << 20),
+                accept_data_loss: false,
                 limits,
                 memory_limit: 64 << 20,
             },
@@ -181,6 +185,10 @@ impl World {
             let step = self.disk.steps() + self.prng.below(6);
             self.disk.fail_at(step, *prng_choice(&mut self.prng, &[Fault::Io, Fault::Short]));
             self.met.note("a step of the disk failed");
+        } else if self.prng.chance(self.options.lulls_permille) {
+            let ns = self.prng.between(500, 5_000) * MS;
+            self.pass(ns);
+            self.met.note("nothing was asked for for a while");
         } else if self.options.full && self.prng.chance(30) {
             self.fill_or_free();
         } else if self.open.len() < self.options.clients && self.prng.chance(700) {
@@ -273,7 +281,13 @@ impl World {
 
     fn write(&mut self, key: Bytes, operation: u64, now: Now) -> (Operation, Kind, Option<OperationId>) {
         let delete = self.prng.chance(self.options.deletes_permille);
-        let ttl_ms = if self.prng.chance(self.options.ttl_permille) { self.prng.between(1, 400) } else { 0 };
+        let ttl_ms = if !self.prng.chance(self.options.ttl_permille) {
+            0
+        } else if self.prng.chance(300) {
+            self.prng.between(400, 4_000)
+        } else {
+            self.prng.between(1, 400)
+        };
         let named = self.prng.chance(self.options.named_permille);
         let identity = named.then_some(OperationId { client: 5, request: operation });
         let intent = if delete { Intent::Delete } else { Intent::Put { ttl_ms } };
@@ -399,11 +413,12 @@ impl World {
     /// Starts the node, perhaps with another number of cores, perhaps interrupted on the way.
     fn start(&mut self) {
         self.disk.limit(u64::MAX);
-        if self.options.change_cores && self.prng.chance(400) {
-            self.cores = self.prng.between(1, 4) as u16;
-            self.met.note("the number of cores changed");
-        }
         loop {
+            // Also between two interrupted starts: what the first began is not what the second wants.
+            if self.options.change_cores && self.prng.chance(400) {
+                self.cores = self.prng.between(1, 4) as u16;
+                self.met.note("the number of cores changed");
+            }
             self.starts += 1;
             if self.prng.chance(250) {
                 let step = self.prng.below(120);
