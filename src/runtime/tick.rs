@@ -1,9 +1,11 @@
 //! The tick: the one timer that an executor has, and the deadlines that hang on it.
 //!
-//! glommio's executor can park with runnable tasks, and its timers leak when polled twice. So there is exactly one
-//! glommio timer alive per executor, polled when it is new and when it is due; it wakes a sleeper that overslept, and
-//! every other deadline of the core lies on a wheel (`wheel`) that it turns. While somebody holds a [`Busy`] it ticks
-//! every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
+//! glommio's executor can park with runnable tasks, until an event or a timer wakes it. So every executor has a timer that
+//! comes again and again, and every other deadline of the core lies on a wheel (`wheel`) that this one turns. While
+//! somebody holds a [`Busy`] it ticks every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
+//!
+//! What may be left lying while the executor parks is the tick itself: its timer has fired and is gone, its task does not
+//! run. Timers behind it ([`BACKSTOPS`]) then wake the executor again; they are dropped unfired whenever the tick runs.
 
 use super::clock;
 use super::executor::{Queue, Task};
@@ -23,6 +25,10 @@ use std::time::Duration;
 /// The tick while anything is in flight, and the unit of the wheel.
 pub const BUSY_TICK: Duration = Duration::from_millis(5);
 const TICK_NS: u64 = BUSY_TICK.as_nanos() as u64;
+/// How long after the tick each of the timers behind it fires. One of them is lost in about a thousand times when the
+/// CPU is contended; if all are, the watchdog ends the node.
+const BACKSTOPS: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(15), Duration::from_millis(50)];
 /// A wake this close to the due time is taken for the timer's, whatever two clocks make of it: a tick that mistook its
 /// own wake for a stranger's would be the last.
 const SPURIOUS_NS: u64 = 1_000_000;
@@ -231,7 +237,7 @@ impl Inner {
 async fn run(inner: Rc<Inner>) {
     let _retire = Retire(Rc::clone(&inner));
     loop {
-        Beat { inner: &inner, timer: None }.await;
+        Beat { inner: &inner, timers: None }.await;
         inner.tick();
     }
 }
@@ -248,7 +254,26 @@ impl Drop for Retire {
 /// One wait for the next tick, cut short by `hurry`.
 struct Beat<'a> {
     inner: &'a Inner,
-    timer: Option<Timer>,
+    timers: Option<Timers>,
+}
+
+/// glommio's timers are registered at each poll, once more if they are already: polled when new and when due.
+struct Timers {
+    tick: Timer,
+    _backstops: [Timer; BACKSTOPS.len()],
+}
+
+impl Timers {
+    /// Armed: the tick's timer fires `wait` from now or later.
+    fn new(wait: Duration, cx: &mut Context<'_>) -> Timers {
+        let backstop = |after| {
+            let mut timer = Timer::new(wait + after);
+            // It cannot be due yet, and if it were the tick is.
+            let _pending = Pin::new(&mut timer).poll(cx);
+            timer
+        };
+        Timers { _backstops: BACKSTOPS.map(backstop), tick: Timer::new(wait) }
+    }
 }
 
 impl Future for Beat<'_> {
@@ -257,20 +282,21 @@ impl Future for Beat<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let inner = self.inner;
         let now = clock::mono();
-        if self.timer.is_none() || inner.rearm.replace(false) {
-            // The old timer is dropped first, which takes it out of the reactor: never two.
-            self.timer = None;
+        let rearm = inner.rearm.replace(false);
+        if self.timers.is_none() || rearm {
+            // The old ones are dropped first, which takes them out of the reactor.
+            self.timers = None;
             let due = inner.next(now);
             inner.due.set(due);
-            // It reads its own clock after `now` was read, so it fires at `due` or later.
-            self.timer = Some(Timer::new(Duration::from_nanos(due.since(now))));
+            // They read their own clock after `now` was read, so the tick fires at `due` or later.
+            self.timers = Some(Timers::new(Duration::from_nanos(due.since(now)), cx));
             inner.task.replace(Some(cx.waker().clone()));
         } else if now + SPURIOUS_NS < inner.due.get() {
             // A wake that was not the timer's. To poll the timer again would register it twice, until both fire.
             return Poll::Pending;
         }
-        let timer = self.timer.as_mut().expect("set above or before");
-        Pin::new(timer).poll(cx).map(|_| ())
+        let timers = self.timers.as_mut().expect("set above or before");
+        Pin::new(&mut timers.tick).poll(cx).map(|_| ())
     }
 }
 
@@ -355,8 +381,11 @@ impl Drop for Sleep {
 mod tests {
     use super::*;
     use crate::runtime::executor::{CoreContext, Cores, start};
+    use crate::runtime::watchdog::Watchdog;
     use crate::types::prng::Prng;
     use std::future::poll_fn;
+    use std::sync::mpsc;
+    use std::thread;
 
     fn on_core<B: Future<Output = ()> + 'static>(
         body: impl Fn(CoreContext) -> B + Clone + Send + 'static,
@@ -455,5 +484,32 @@ mod tests {
         assert!(cores.heartbeats()[0].ticks().is_some());
         cores.stop().request();
         cores.join().unwrap();
+    }
+
+    /// Twelve executors that share a CPU are descheduled at any point, also between taking a timer's wake and running what
+    /// it woke: without the timers behind the tick, one in 10 000 ticks is a core's last.
+    #[test]
+    fn tick_outlives_a_contended_cpu() {
+        const CORES: usize = 12;
+        const TICKS: usize = 2_500;
+        let body = |context: CoreContext| async move {
+            let _busy = context.ticker.busy();
+            for _ in 0..TICKS {
+                context.ticker.next_tick().await;
+                let end = clock::mono() + 500_000;
+                while clock::mono() < end {}
+            }
+        };
+        let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+        let cores = start(&[Some(cpu); CORES], body).unwrap();
+        let (ended, end) = mpsc::channel();
+        let stuck = ended.clone();
+        let watch = Watchdog::start(cores.heartbeats().to_vec(), move |core| stuck.send(Some(core)).unwrap());
+        let _watchdog = watch.unwrap();
+        thread::spawn(move || {
+            cores.join().unwrap();
+            ended.send(None).unwrap();
+        });
+        assert_eq!(end.recv().unwrap(), None, "this core stands still");
     }
 }
