@@ -5,7 +5,7 @@
 //! somebody holds a [`Busy`] it ticks every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
 //!
 //! What may be left lying while the executor parks is the tick itself: its timer has fired and is gone, its task does not
-//! run. Timers behind it ([`BACKSTOPS`]) then wake the executor again; they are dropped unfired whenever the tick runs.
+//! run. Timers behind it (`BACKSTOPS`) then wake the executor again; they are dropped unfired whenever the tick runs.
 
 use super::clock;
 use super::executor::{Queue, Task};

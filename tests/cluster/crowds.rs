@@ -34,6 +34,9 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// Comes to the address, stays for the phase and goes.
+type Crowd = fn(SocketAddr);
+
 #[test]
 fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
     let _alone = alone();
@@ -51,7 +54,7 @@ fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
     let (descriptors, memory) = (node.descriptors(), node.resident_bytes());
     let bound = (quiet * 3).max(P99_FLOOR);
     println!("quiet: p99 {quiet:?}, {descriptors} descriptors, {} MiB", memory >> 20);
-    let crowds: [(&str, fn(SocketAddr)); 5] = [
+    let crowds: [(&str, Crowd); 5] = [
         ("many connections", many_connections),
         ("slow readers", slow_readers),
         ("resets", resets),

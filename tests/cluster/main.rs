@@ -6,6 +6,7 @@
 //! machine's own. `RINGCORE_TEST_KILLS` makes the first test longer: see `tests/campaign`.
 #![cfg(all(feature = "server", feature = "client"))]
 #![allow(clippy::big_endian_bytes, reason = "HTTP/2 is")]
+#![allow(clippy::unwrap_used, reason = "a test's way to fail, in its helpers too")]
 
 mod node;
 mod writer;
