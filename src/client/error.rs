@@ -123,6 +123,9 @@ impl ClientError {
                 ClientError::local(cause, outcome(Outcome::NotApplied), root_cause(status))
             }
             Some(Cause::DeadlineExceeded) => ClientError::deadline(outcome(Outcome::InDoubt)),
+            Some(cause) if is_not_begun(status) => {
+                ClientError::local(cause, outcome(Outcome::NotApplied), root_cause(status))
+            }
             Some(cause) => ClientError::local(cause, outcome(Outcome::InDoubt), root_cause(status)),
             None => match detail_of(status) {
                 Some(detail) => ClientError::refused(status.code(), status.message(), &detail, write),
@@ -269,6 +272,17 @@ fn transport_cause(status: &Status) -> Option<Cause> {
             None => return Some(Cause::ConnectionLost),
         }
     }
+}
+
+/// Did the node say that it has not looked at the call? It names the last stream that it takes when it leaves in order, and
+/// refuses single ones (RFC 9113, 6.8 and 8.7).
+fn is_not_begun(status: &Status) -> bool {
+    let chain = std::iter::successors(std::error::Error::source(status), |error| error.source());
+    chain.filter_map(|error| error.downcast_ref::<h2::Error>()).any(|error| {
+        let left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (left || refused)
+    })
 }
 
 /// The innermost message of a chain of errors: "Connection refused (os error 111)" rather than "transport error".

@@ -48,12 +48,14 @@ fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
             client.put(format!("large-{index}"), vec![b'l'; 1 << 20]).await.unwrap();
         }
     });
+    // How long calls take is the machine's business too: `tests/campaign/crowds.sh` asks for it on a quiet one.
+    let timed = std::env::var_os("RINGCORE_TEST_TIMED").is_some();
     let bystander = Bystander::start(node.address);
     std::thread::sleep(PHASE);
     let quiet = bystander.p99();
-    let (descriptors, memory) = (node.descriptors(), node.resident_bytes());
+    let (sockets, memory) = (node.sockets(), node.resident_bytes());
     let bound = (quiet * 3).max(P99_FLOOR);
-    println!("quiet: p99 {quiet:?}, {descriptors} descriptors, {} MiB", memory >> 20);
+    println!("quiet: p99 {quiet:?}, {sockets} sockets, {} MiB", memory >> 20);
     let crowds: [(&str, Crowd); 5] = [
         ("many connections", many_connections),
         ("slow readers", slow_readers),
@@ -71,9 +73,9 @@ fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
         }
         let p99 = bystander.p99();
         println!("{name}: p99 {p99:?}, {} MiB", node.resident_bytes() >> 20);
-        assert!(p99 <= bound, "{name}: the bystander's p99 was {quiet:?} and is {p99:?}");
+        assert!(!timed || p99 <= bound, "{name}: the bystander's p99 was {quiet:?} and is {p99:?}");
         until("the crowd's connections are gone", || node.metric_sum("ringcore_connections") <= 1.0);
-        until("its descriptors are closed", || node.descriptors() <= descriptors + 2);
+        until("its sockets are closed", || node.sockets() <= sockets);
         until("its memory is free", || node.resident_bytes() <= memory + GROWN_BYTES_MAX);
     }
     bystander.stop();
@@ -104,9 +106,9 @@ impl Bystander {
     fn p99(&self) -> Duration {
         assert!(!self.thread.is_finished(), "the bystander met an error");
         let mut latencies = self.latencies.lock().expect("nobody panics with it").clone();
-        assert!(latencies.len() >= 100, "only {} calls", latencies.len());
         latencies.sort_unstable();
-        latencies[latencies.len() * 99 / 100]
+        let p99 = latencies.get(latencies.len() * 99 / 100);
+        *p99.expect("the bystander made a call")
     }
 
     fn stop(self) {

@@ -298,9 +298,11 @@ impl Node {
         self.metric(name).iter().sum()
     }
 
-    /// Descriptors that the process has open.
-    pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the process is there").count()
+    /// Sockets that the process has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("the process is there");
+        let targets = open.flatten().flat_map(|entry| fs::read_link(entry.path()));
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// Memory that is the process's own and not a file's, bytes.

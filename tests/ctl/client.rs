@@ -5,6 +5,8 @@ use bytes::Bytes;
 use ringcore::client::{Cause, Client, Outcome, Reason, RetryPolicy, Write};
 use ringcore::rpc::proto::v1;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 async fn client(fakes: &[&Fake]) -> Client {
     let quick = RetryPolicy { backoff_first: Duration::from_millis(1), ..RetryPolicy::default() };
@@ -18,7 +20,7 @@ async fn client(fakes: &[&Fake]) -> Client {
 
 /// An address that nobody listens on.
 async fn silent_address() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     listener.local_addr().expect("it is bound").to_string()
 }
 
@@ -126,6 +128,48 @@ async fn stopping_node_is_left_for_the_next() {
     client.put("a", "v").await.unwrap();
     client.put("b", "v").await.unwrap();
     assert_eq!((first.writes(), second.writes()), (0, 2));
+}
+
+/// A node that ends each connection at its first call, with a GOAWAY that names no stream. Returns its address.
+async fn leaving(reason: u8) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("it listens");
+            end_at_first_call(&mut stream, reason).await.expect("the client waits");
+        }
+    });
+    address
+}
+
+async fn end_at_first_call(stream: &mut TcpStream, reason: u8) -> std::io::Result<()> {
+    const PREFACE_BYTES: usize = 24;
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const HEADERS: u8 = 1;
+    stream.write_all(&SETTINGS).await?;
+    stream.read_exact(&mut [0; PREFACE_BYTES]).await?;
+    let mut head = [0; 9];
+    while head[3] != HEADERS {
+        stream.read_exact(&mut head).await?;
+        let payload = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; payload]).await?;
+    }
+    let go_away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, reason];
+    stream.write_all(&go_away).await
+}
+
+#[tokio::test]
+async fn call_that_a_leaving_node_did_not_begin_is_not_applied() {
+    const NO_ERROR: u8 = 0;
+    const INTERNAL_ERROR: u8 = 2;
+    for (reason, outcome) in [(NO_ERROR, Outcome::NotApplied), (INTERNAL_ERROR, Outcome::InDoubt)] {
+        let once = RetryPolicy { attempts_max: 1, ..RetryPolicy::default() };
+        let endpoints = [leaving(reason).await];
+        let client = Client::builder().endpoints(endpoints).retry(once).connect().await.unwrap();
+        let error = client.put("k", "v").await.unwrap_err();
+        assert_eq!((error.cause(), error.outcome()), (Cause::ConnectionLost, outcome), "{error}");
+    }
 }
 
 #[tokio::test]
