@@ -5,7 +5,8 @@
 //! somebody holds a [`Busy`] it ticks every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
 //!
 //! What may be left lying while the executor parks is the tick itself: its timer has fired and is gone, its task does not
-//! run. Timers behind it (`BACKSTOPS`) then wake the executor again; they are dropped unfired whenever the tick runs.
+//! run. Timers behind it (`BACKSTOPS`) then wake the executor again; they are dropped unfired whenever the tick runs. They
+//! all fire at once if the core was held up for long: then the watchdog wakes it ([`Heartbeat::wake`]).
 
 use super::clock;
 use super::executor::{Queue, Task};
@@ -14,21 +15,20 @@ use super::wheel::{Key, Wheel};
 use crate::types::Mono;
 use glommio::timer::Timer;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// The tick while anything is in flight, and the unit of the wheel.
 pub const BUSY_TICK: Duration = Duration::from_millis(5);
 const TICK_NS: u64 = BUSY_TICK.as_nanos() as u64;
-/// How long after the tick each of the timers behind it fires. One of them is lost in about a thousand times when the
-/// CPU is contended; if all are, the watchdog ends the node.
+/// How long after the tick each of the timers behind it fires.
 const BACKSTOPS: [Duration; 3] =
-    [Duration::from_millis(5), Duration::from_millis(15), Duration::from_millis(50)];
+    [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 /// A wake this close to the due time is taken for the timer's, whatever two clocks make of it: a tick that mistook its
 /// own wake for a stranger's would be the last.
 const SPURIOUS_NS: u64 = 1_000_000;
@@ -45,6 +45,8 @@ pub fn idle_tick(cores: usize) -> Duration {
 #[derive(Default, Debug)]
 pub struct Heartbeat {
     counters: Padded<Counters>,
+    /// The tick's task, until it ends: the last waker of a task is to be dropped on its own thread.
+    task: Mutex<Option<Waker>>,
 }
 
 #[derive(Default, Debug)]
@@ -74,6 +76,17 @@ impl Heartbeat {
         self.counters.late_us_max.load(Relaxed)
     }
 
+    /// Has the core look at its tick, from any thread: a core that is parked with runnable tasks runs them.
+    pub fn wake(&self) {
+        if let Some(task) = &*self.task() {
+            task.wake_by_ref();
+        }
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().expect("nothing panics while it is held")
+    }
+
     fn beat(&self, late_us: u64) {
         // One writer: a load and a store, no read-modify-write.
         let counters = &*self.counters;
@@ -84,6 +97,7 @@ impl Heartbeat {
 
     fn retire(&self) {
         self.counters.ticks.store(RETIRED, Relaxed);
+        *self.task() = None;
     }
 }
 
@@ -236,6 +250,8 @@ impl Inner {
 
 async fn run(inner: Rc<Inner>) {
     let _retire = Retire(Rc::clone(&inner));
+    let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    *inner.heartbeat.task() = Some(task);
     loop {
         Beat { inner: &inner, timers: None }.await;
         inner.tick();
@@ -383,7 +399,6 @@ mod tests {
     use crate::runtime::executor::{CoreContext, Cores, start};
     use crate::runtime::watchdog::Watchdog;
     use crate::types::prng::Prng;
-    use std::future::poll_fn;
     use std::sync::mpsc;
     use std::thread;
 
@@ -487,7 +502,7 @@ mod tests {
     }
 
     /// Twelve executors that share a CPU are descheduled at any point, also between taking a timer's wake and running what
-    /// it woke: without the timers behind the tick, one in 10 000 ticks is a core's last.
+    /// it woke: without the timers behind the tick and the watchdog, one in 10 000 ticks is a core's last.
     #[test]
     fn tick_outlives_a_contended_cpu() {
         const CORES: usize = 12;

@@ -70,6 +70,12 @@ fn watch(heartbeats: &[Arc<Heartbeat>], stopped: &mpsc::Receiver<()>) -> Option<
         }
         let now = Instant::now();
         let ticks: Vec<_> = heartbeats.iter().map(|heartbeat| heartbeat.ticks()).collect();
+        // Held up together with its timers, a core may sleep on although it has work (`tick`).
+        for (core, heartbeat) in heartbeats.iter().enumerate() {
+            if judge.ticks.get(core) == Some(&ticks[core]) {
+                heartbeat.wake();
+            }
+        }
         if let Some(core) = judge.look(now - last, &ticks) {
             return Some(core);
         }
