@@ -1,5 +1,6 @@
 //! The comparisons: which servers, under which load, and what their figures should be to each other.
 
+use crate::empty::Stack;
 use crate::load::{Client, KEY_BYTES, Load, Until, VALUE_BYTES};
 use crate::report::{Finding, Outcome, Target};
 use crate::rounds::{Figures, Rounds, Side, Spread};
@@ -23,9 +24,9 @@ const CLIENT_CPU: usize = 1;
 pub(crate) enum Comparison {
     /// A node that flushes beside one that does not: throughput of Puts.
     Durable,
-    /// A node beside the empty service: CPU time of a Get.
+    /// A node beside services that answer at once: CPU time of a Get.
     Get,
-    /// A node that flushes beside the empty service: CPU time of a Put.
+    /// A node that flushes beside services that answer at once: CPU time of a Put.
     Put,
     /// A node of two cores, half of whose requests change cores, beside one of one core: CPU time of Get and Put.
     Cores,
@@ -124,13 +125,23 @@ impl Bench {
 
     fn beside_empty(&self, comparison: &'static str, method: Method, target: f64) -> io::Result<Outcome> {
         let node = self.start_filled(&self.node("flushed"), SERVER_CORE, "node")?;
-        let empty = self.start(&Kind::Empty, SERVER_CORE, "empty")?;
+        let plain = self.start(&Kind::Empty(Stack::Plain), SERVER_CORE, "plain")?;
+        let empty = self.start(&Kind::Empty(Stack::Node), SERVER_CORE, "empty")?;
         let load = self.load(method, Some(CLIENT_CPU));
-        let mut sides = [self.side("node", &node, load)?, self.side("empty service", &empty, load)?];
+        let mut sides = [
+            self.side("node", &node, load)?,
+            self.side("tonic and hyper, empty", &plain, load)?,
+            self.side("node's stack, empty", &empty, load)?,
+        ];
         let rounds = Rounds::run(&mut sides, self.rounds)?;
-        let what = format!("CPU per {method:?}, node / empty service");
-        let finding = Finding::new(what, rounds.cpu(0, 1), "", Target::AtMost(target));
-        Ok(Outcome { comparison, figures: rounds.figures, findings: vec![finding] })
+        let ratio = |name: &str, index, target| {
+            Finding::new(format!("CPU per {method:?}, node / {name}"), rounds.cpu(0, index), "", target)
+        };
+        let findings = vec![
+            ratio("tonic and hyper, empty", 1, Target::AtMost(target)),
+            ratio("node's stack, empty", 2, Target::None),
+        ];
+        Ok(Outcome { comparison, figures: rounds.figures, findings })
     }
 
     fn cores(&self) -> io::Result<Outcome> {

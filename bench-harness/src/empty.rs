@@ -1,8 +1,10 @@
-//! The empty service: the node's executors, acceptor, connections, router and messages, with nothing behind them. What a
-//! node costs beyond it is the machine, the table, the log and the ways between cores.
+//! Services that answer at once: the empty one has the node's executors, acceptor, connections, router and messages, with
+//! nothing behind them. What a node costs beyond it is the machine, the table, the log and the ways between cores.
 
+use crate::plain;
 use bytes::Bytes;
 use ringcore::rpc::backend::{Backend, Liveness, MemberState, MemberView, NodeStatus, Phase, Setting, View};
+use ringcore::rpc::io;
 use ringcore::rpc::server::{Port, Server, Settings};
 use ringcore::rpc::stats::Counters;
 use ringcore::runtime::acceptor::{self, Acceptor, Intake, Listener, Place};
@@ -21,8 +23,17 @@ use std::sync::{Arc, Mutex};
 /// Connections of the whole service: more than any comparison opens.
 const CONNECTIONS_MAX: usize = 1_024;
 
+/// What stands between the sockets and the answers.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stack {
+    /// All that a node has there.
+    Node,
+    /// hyper and tonic as they come.
+    Plain,
+}
+
 /// Serves until it is killed.
-pub(crate) fn run(listen: SocketAddr, cores: CoresWanted) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(listen: SocketAddr, cores: CoresWanted, stack: Stack) -> Result<(), Box<dyn Error>> {
     let cpus = Available::read()?.plan(&cores, true)?;
     let listener = Listener::bind(listen, acceptor::Port::Clients, Place::LeastLoaded, CONNECTIONS_MAX)?;
     let (acceptor, intakes) = Acceptor::new(cpus.len());
@@ -31,7 +42,7 @@ pub(crate) fn run(listen: SocketAddr, cores: CoresWanted) -> Result<(), Box<dyn 
     let main = move |context: CoreContext| {
         let slot = &intakes[usize::from(context.core.0)];
         let intake = slot.lock().expect("nobody panicked").take().expect("taken once");
-        serve(context, intake, Arc::clone(&counters))
+        serve(context, intake, Arc::clone(&counters), stack)
     };
     let cores = executor::start(&cpus, main)?;
     let _accepting = acceptor.start(vec![listener])?;
@@ -39,13 +50,17 @@ pub(crate) fn run(listen: SocketAddr, cores: CoresWanted) -> Result<(), Box<dyn 
     Ok(())
 }
 
-async fn serve(context: CoreContext, intake: Intake, counters: Arc<[Counters]>) {
+async fn serve(context: CoreContext, intake: Intake, counters: Arc<[Counters]>, stack: Stack) {
     let mut arrivals = intake.open().await;
     let queues = context.queues.clone();
     let server = Server::new(Empty(Rc::new(Inner::new(context))), Settings::default(), counters);
+    let (queue, scratch) = (queues.requests, io::scratch());
     while let Some(arrival) = arrivals.next().await {
-        let connection = Rc::clone(&server).serve(arrival.into_stream(), Port::Client);
-        queues.requests.spawn(connection).detach();
+        let stream = arrival.into_stream();
+        match stack {
+            Stack::Node => queue.spawn(Rc::clone(&server).serve(stream, Port::Client)).detach(),
+            Stack::Plain => queue.spawn(plain::serve(stream, scratch.clone(), queue.clone())).detach(),
+        }
     }
 }
 
@@ -115,6 +130,10 @@ impl Backend for Empty {
 
     fn mono(&self) -> Mono {
         clock::mono()
+    }
+
+    fn last_tick(&self) -> Mono {
+        self.0.ticker.last_tick()
     }
 
     fn sleep_until(&self, at: Mono) -> Sleep {

@@ -4,11 +4,13 @@
 mod compare;
 mod empty;
 mod load;
+mod plain;
 mod report;
 mod rounds;
 mod server;
 mod wire;
 
+use crate::empty::Stack;
 use clap::{Parser, Subcommand, ValueEnum};
 use compare::{Bench, Comparison};
 use report::Outcome;
@@ -49,7 +51,7 @@ enum Command {
         #[command(flatten)]
         places: Places,
     },
-    /// The empty service, as the comparisons start it: every call is answered at once, without machine, table and log.
+    /// A service that answers every call at once, without machine, table and log, as the comparisons start it.
     Empty {
         /// Where it serves.
         #[arg(long, value_name = "IP:PORT")]
@@ -57,6 +59,9 @@ enum Command {
         /// As `ringcore start --cores`: how many, or FIRST-LAST.
         #[arg(long, value_name = "N|FIRST-LAST")]
         cores: CoresWanted,
+        /// What stands between the sockets and the answers.
+        #[arg(long, value_enum, default_value_t = Stack::Node)]
+        stack: Stack,
     },
 }
 
@@ -108,7 +113,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Compare(compare) => run_comparisons(compare),
         Command::Smoke { seconds, places } => smoke(seconds, places),
-        Command::Empty { listen, cores } => empty::run(listen, cores),
+        Command::Empty { listen, cores, stack } => empty::run(listen, cores, stack),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

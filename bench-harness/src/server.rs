@@ -1,6 +1,8 @@
 //! A measured server: a child process, where it listens, the CPU time that it has used, its end.
 
+use crate::empty::Stack;
 use crate::wire::{Connection, Method};
+use clap::ValueEnum as _;
 use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -19,8 +21,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// What is measured.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    /// The service that does nothing.
-    Empty,
+    /// A service that does nothing.
+    Empty(Stack),
     /// A node of this program, with `--durability`.
     Node {
         /// The program.
@@ -46,9 +48,11 @@ impl Server {
         fs::create_dir_all(dir)?;
         let address = free_address()?;
         let mut command = match kind {
-            Kind::Empty => {
+            Kind::Empty(stack) => {
                 let mut command = Command::new(std::env::current_exe()?);
+                let stack = stack.to_possible_value().expect("no stack is hidden");
                 command.args(["empty", "--listen", &address.to_string(), "--cores", cores]);
+                command.args(["--stack", stack.get_name()]);
                 command
             }
             Kind::Node { program, durability } => {

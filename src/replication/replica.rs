@@ -81,7 +81,7 @@ impl Replica {
 
     /// The ticket to wait for before anything is said of a key with this token.
     pub fn wait_for(&self, token: Token) -> Option<Ticket> {
-        let ticket = self.pending[place(token)];
+        let ticket = self.pending[pending_at(token)];
         (ticket > self.log.durable().0 && !planted(Mutant::ReadBeforeDurable)).then_some(ticket)
     }
 
@@ -101,21 +101,21 @@ impl Replica {
         previous: bool,
     ) -> (Taken, Replaced) {
         let token = Token::of(record.key);
-        let (held, wait) = self.read(token, record.key);
-        let replaced = held.map_or_else(Replaced::default, |held| Replaced {
+        let (place, wait) = (self.shard.find(token, record.key), self.wait_for(token));
+        let replaced = self.shard.at(place).map_or_else(Replaced::default, |held| Replaced {
             version: held.version,
             value: held
                 .live_value(at)
                 .map(|old| if previous { Bytes::copy_from_slice(old) } else { Bytes::new() }),
         });
-        match self.shard.admit(token, record, label) {
+        match self.shard.admit(token, place, record, label) {
             Admission::Wins => {}
             // What it replaced when it came first is not known any more; certainly not itself.
             Admission::Held => return (Taken::Held(wait.unwrap_or_default()), Replaced::default()),
             Admission::Superseded(newer) => return (Taken::Superseded(newer, wait), replaced),
             Admission::BelowFloor => return (Taken::BelowFloor, replaced),
         }
-        if self.shard.insert(token, record).is_err() {
+        if self.shard.insert(token, place, record).is_err() {
             return (Taken::NoPlace, replaced);
         }
         let operation = naming.map(|naming| OperationEntry {
@@ -131,7 +131,7 @@ impl Replica {
         }
         let operation = operation.filter(|_| !planted(Mutant::IdentityNotLogged));
         let ticket = self.log.append(&LogRecord::Record(Entry { record: *record, label, operation }));
-        self.pending[place(token)] = ticket;
+        self.pending[pending_at(token)] = ticket;
         (Taken::Held(ticket), replaced)
     }
 
@@ -166,7 +166,7 @@ pub struct Collection {
     pub listed: Vec<(Bytes, Version)>,
 }
 
-fn place(token: Token) -> usize {
+fn pending_at(token: Token) -> usize {
     // The top bits name the slot, and with it the core: only the low ones spread the keys of one core.
     (token.0 as usize) & (PENDING - 1)
 }

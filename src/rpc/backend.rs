@@ -34,6 +34,11 @@ pub trait Backend: Clone + 'static {
         self.now().mono
     }
 
+    /// The monotonic clock at the core's last tick: a tenth of a second old at most, and free.
+    fn last_tick(&self) -> Mono {
+        self.mono()
+    }
+
     /// Completes at `at`.
     fn sleep_until(&self, at: Mono) -> Self::Sleep;
 

@@ -21,10 +21,10 @@ pub trait Transport: Unpin + 'static {
 
 /// Where a core's connections read to, one at a time: hyper's buffer is not initialised memory, and copying what came
 /// in costs less than zeroing all that might have.
-pub(crate) type Scratch = Rc<RefCell<Box<[u8]>>>;
+pub type Scratch = Rc<RefCell<Box<[u8]>>>;
 
 /// A core's scratch buffer.
-pub(crate) fn scratch() -> Scratch {
+pub fn scratch() -> Scratch {
     Rc::new(RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()))
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn scratch() -> Scratch {
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// A transport as hyper wants it.
-pub(crate) struct Io<T> {
+pub struct Io<T> {
     transport: T,
     /// Bytes that may yet pass before the task must let others run.
     allowance: usize,
@@ -43,12 +43,7 @@ pub(crate) struct Io<T> {
 
 impl<T: Transport> Io<T> {
     /// Lets `bytes_per_poll` pass per poll, at least one read or write more, and counts what comes in.
-    pub(crate) fn new(
-        transport: T,
-        bytes_per_poll: usize,
-        scratch: Scratch,
-        received: Rc<Cell<u64>>,
-    ) -> Io<T> {
+    pub fn new(transport: T, bytes_per_poll: usize, scratch: Scratch, received: Rc<Cell<u64>>) -> Io<T> {
         assert!(bytes_per_poll > 0, "a connection that may not read never gets on");
         Io { transport, allowance: bytes_per_poll, bytes_per_poll, scratch, received }
     }

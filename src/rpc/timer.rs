@@ -8,7 +8,6 @@ use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// hyper's clock and sleeps, from a backend's.
@@ -21,7 +20,8 @@ pub(crate) struct Timer<B> {
 /// A value that lives and dies on one thread.
 struct Pinned<T> {
     value: ManuallyDrop<T>,
-    thread: ThreadId,
+    /// [`here`] on its thread.
+    thread: usize,
 }
 
 struct Sleep<S>(Pin<Box<Pinned<S>>>);
@@ -37,11 +37,15 @@ impl<B: Backend> Timer<B> {
         let origin = (Instant::now(), backend.mono());
         Timer { backend: Pinned::new(backend), origin }
     }
+
+    fn instant(&self, at: Mono) -> Instant {
+        self.origin.0 + Duration::from_nanos(at.since(self.origin.1))
+    }
 }
 
 impl<B: Backend> hyper::rt::Timer for Timer<B> {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep_until(self.now() + duration)
+        self.sleep_until(self.instant(self.backend.get().mono()) + duration)
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
@@ -50,14 +54,15 @@ impl<B: Backend> hyper::rt::Timer for Timer<B> {
         Box::pin(Sleep(Box::pin(Pinned::new(self.backend.get().sleep_until(at)))))
     }
 
+    /// For keep-alives, which ask at every frame: the last tick is near enough.
     fn now(&self) -> Instant {
-        self.origin.0 + Duration::from_nanos(self.backend.get().mono().since(self.origin.1))
+        self.instant(self.backend.get().last_tick())
     }
 }
 
 impl<T> Pinned<T> {
     fn new(value: T) -> Pinned<T> {
-        Pinned { value: ManuallyDrop::new(value), thread: thread::current().id() }
+        Pinned { value: ManuallyDrop::new(value), thread: here() }
     }
 
     fn get(&self) -> &T {
@@ -73,8 +78,14 @@ impl<T> Pinned<T> {
     }
 
     fn assert_thread(&self) {
-        assert_eq!(thread::current().id(), self.thread, "a core's value left its core");
+        assert_eq!(here(), self.thread, "a core's value left its core");
     }
+}
+
+/// What tells this thread from all others that live: asked for at every frame, where a `ThreadId` costs a shared counter.
+fn here() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr())
 }
 
 impl<T> Drop for Pinned<T> {
@@ -99,6 +110,7 @@ impl<S: Future<Output = ()>> hyper::rt::Sleep for Sleep<S> {}
 mod tests {
     use super::*;
     use std::rc::Rc;
+    use std::thread;
 
     #[test]
     fn value_is_used_and_dropped_on_its_thread() {

@@ -521,6 +521,10 @@ impl Backend for Core {
         clock::mono()
     }
 
+    fn last_tick(&self) -> Mono {
+        self.0.parts.ticker.last_tick()
+    }
+
     fn sleep_until(&self, at: Mono) -> Sleep {
         self.0.parts.ticker.sleep_until(at)
     }

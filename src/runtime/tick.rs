@@ -116,6 +116,7 @@ struct Inner {
     heartbeat: Arc<Heartbeat>,
     busy: Cell<usize>,
     ticks: Cell<u64>,
+    last: Cell<Mono>,
     /// Who waits for the next tick.
     waiting: RefCell<Vec<Waker>>,
     /// When the armed timer fires.
@@ -148,6 +149,7 @@ impl Ticker {
             heartbeat,
             busy: Cell::new(0),
             ticks: Cell::new(0),
+            last: Cell::new(start),
             waiting: RefCell::default(),
             due: Cell::new(start),
             rearm: Cell::new(false),
@@ -182,6 +184,11 @@ impl Ticker {
     /// Waits for the next tick, whenever that is: an idle core is not woken for it.
     pub fn next_tick(&self) -> NextTick {
         NextTick { inner: Rc::clone(&self.0), seen: self.0.ticks.get() }
+    }
+
+    /// When the last tick was.
+    pub fn last_tick(&self) -> Mono {
+        self.0.last.get()
     }
 
     /// How late the last tick was, microseconds.
@@ -241,6 +248,7 @@ impl Inner {
         let now = clock::mono();
         self.heartbeat.beat(now.since(self.due.get()) / 1_000);
         self.ticks.set(self.ticks.get() + 1);
+        self.last.set(now);
         let mut fired = self.waiting.take();
         self.wheel.borrow_mut().advance(self.tick_at(now), &mut fired);
         fired.into_iter().for_each(Waker::wake);

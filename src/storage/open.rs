@@ -29,11 +29,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use smallvec::SmallVec;
 
 /// Bytes of one write while a segment is filled with zeros: paced, so that it does not slow the log's flushes down.
 const ZERO_BYTES: usize = 128 << 10;
 /// What the name of a segment that was set aside begins with.
 const ASIDE: &str = "aside-";
+
+/// Records that are looked for together: their waits for memory overlap.
+const AHEAD: usize = 16;
+type Ahead<T> = SmallVec<[T; AHEAD]>;
 
 /// How to open.
 #[derive(Clone, Debug)]
@@ -488,18 +493,19 @@ impl<D: Disk> Reading<'_, D> {
         let Some(file) = manifest.part(part) else { return Ok(()) };
         let mut reader = PartReader::open(self.disk, dir, manifest.owner(), part, file).await?;
         while reader.next().await? {
-            for item in reader.items() {
-                match item {
-                    Item::Slot(state) if self.owns(state.slot) => self.slot(&state),
-                    Item::Record(slot, record) if self.owns(slot) => {
-                        self.shard.merge(Token::of(record.key), &record)?;
-                        self.report.part_records += 1;
+            let mut items = reader.items();
+            loop {
+                let ahead: Ahead<_> = items.by_ref().take(AHEAD).collect();
+                if ahead.is_empty() {
+                    break;
+                }
+                for item in &ahead {
+                    if let Item::Record(_, record) = item {
+                        self.await_soon(record.key);
                     }
-                    Item::Core(bytes) | Item::Carried(_, _, bytes) => {
-                        let unknown = || OpenError::Carried { dir: dir.into(), part };
-                        self.carried(&Carried::decode(bytes).ok_or_else(unknown)?);
-                    }
-                    Item::Slot(_) | Item::Record(..) => {}
+                }
+                for item in ahead {
+                    self.item(dir, part, item)?;
                 }
             }
         }
@@ -513,6 +519,30 @@ impl<D: Disk> Reading<'_, D> {
         Ok(())
     }
 
+    fn item(&mut self, dir: &str, part: PartIndex, item: Item<'_>) -> Result<(), OpenError> {
+        match item {
+            Item::Slot(state) if self.owns(state.slot) => self.slot(&state),
+            Item::Record(slot, record) if self.owns(slot) => {
+                self.shard.merge(Token::of(record.key), &record)?;
+                self.report.part_records += 1;
+            }
+            Item::Core(bytes) | Item::Carried(_, _, bytes) => {
+                let unknown = || OpenError::Carried { dir: dir.into(), part };
+                self.carried(&Carried::decode(bytes).ok_or_else(unknown)?);
+            }
+            Item::Slot(_) | Item::Record(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Has the memory fetched that a look-up of this key will read.
+    fn await_soon(&self, key: &[u8]) {
+        let token = Token::of(key);
+        if token.slot().core(self.cores) == self.core {
+            self.shard.table().prefetch(token);
+        }
+    }
+
     fn segment(
         &mut self,
         dir: &str,
@@ -524,9 +554,21 @@ impl<D: Disk> Reading<'_, D> {
         let mut batches = recovery.read(segment, arrival, bytes);
         let unsteady = |error| OpenError::Unsteady { dir: dir.into(), error };
         while let Some(batch) = batches.next_batch().map_err(unsteady)? {
-            for record in batch.records() {
-                let record = record.map_err(|error| OpenError::Record { dir: dir.into(), error })?;
-                self.record(&record, arrival)?;
+            let mut records = batch.records();
+            loop {
+                let ahead = records.by_ref().take(AHEAD).collect::<Result<Ahead<_>, _>>();
+                let ahead = ahead.map_err(|error| OpenError::Record { dir: dir.into(), error })?;
+                if ahead.is_empty() {
+                    break;
+                }
+                for record in &ahead {
+                    if let LogRecord::Record(entry) = record {
+                        self.await_soon(entry.record.key);
+                    }
+                }
+                for record in &ahead {
+                    self.record(record, arrival)?;
+                }
             }
         }
         Ok(())
@@ -550,7 +592,8 @@ impl<D: Disk> Reading<'_, D> {
             // Beyond something suspect: as a hint or a repair would be, with the floor asked.
             (Arrival::Foreign, LogRecord::Record(entry)) => {
                 let token = Token::of(entry.record.key);
-                match self.shard.admit(token, &entry.record, entry.label) {
+                let place = self.shard.find(token, entry.record.key);
+                match self.shard.admit(token, place, &entry.record, entry.label) {
                     Admission::Wins => self.shard.replay(record),
                     Admission::Held | Admission::Superseded(_) | Admission::BelowFloor => Ok(()),
                 }

@@ -8,7 +8,7 @@
 use super::digest::Digest;
 use super::identity::{Entry, Identities};
 use super::log_record::{self, LogRecord, OperationEntry, Round};
-use super::table::{Table, TableFull};
+use super::table::{Place, Table, TableFull};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::{Body, CoreId, Hlc, Limits, RecordRef, SLOTS, Slot, Token, Version};
 use alloc::vec::Vec;
@@ -127,9 +127,25 @@ impl Shard {
         self.table.get(token, key)
     }
 
-    /// What would become of a record that arrives, labelled or not.
-    pub fn admit(&self, token: Token, record: &RecordRef<'_>, label: Option<Round>) -> Admission {
-        let Some(held) = self.table.get(token, record.key) else {
+    /// Looks for a key, dead or alive.
+    pub fn find(&self, token: Token, key: &[u8]) -> Place {
+        self.table.find(token, key)
+    }
+
+    /// The record at a place that was just found.
+    pub fn at(&self, place: Place) -> Option<RecordRef<'_>> {
+        self.table.at(place)
+    }
+
+    /// What would become of a record, labelled or not, that arrives at the place of its key.
+    pub fn admit(
+        &self,
+        token: Token,
+        place: Place,
+        record: &RecordRef<'_>,
+        label: Option<Round>,
+    ) -> Admission {
+        let Some(held) = self.at(place) else {
             let mark = self.mark(token.slot());
             let covered = record.version <= mark.floor && label.is_none_or(|round| round < mark.round);
             return if covered && !planted(Mutant::FloorForgotten) {
@@ -148,9 +164,9 @@ impl Shard {
     }
 
     /// Stores a record that was admitted, in place of what is there.
-    pub fn insert(&mut self, token: Token, record: &RecordRef<'_>) -> Result<(), TableFull> {
-        let old = self.table.get(token, record.key).map(|old| (Digest::of(&old), classify(&old)));
-        self.table.set(token, record)?;
+    pub fn insert(&mut self, token: Token, place: Place, record: &RecordRef<'_>) -> Result<(), TableFull> {
+        let old = self.at(place).map(|old| (Digest::of(&old), classify(&old)));
+        self.table.set_at(token, place, record)?;
         let digest = &mut self.marks[usize::from(token.slot().0 / self.cores)].digest;
         if let Some((old_digest, class)) = old {
             digest.subtract(old_digest);
@@ -164,13 +180,14 @@ impl Shard {
 
     /// Drops the bytes of a value that has expired at `at`, keeping key and version. True if there were any.
     pub fn drop_expired(&mut self, token: Token, key: &[u8], at: Hlc) -> bool {
-        let expired = match self.table.get(token, key) {
+        let place = self.find(token, key);
+        let expired = match self.at(place) {
             Some(held) if matches!(held.body, Body::Value(_)) && held.is_expired(at) => {
                 RecordRef { key, body: Body::Expired, ..held }
             }
             Some(_) | None => return false,
         };
-        self.insert(token, &expired).is_ok()
+        self.insert(token, place, &expired).is_ok()
     }
 
     /// A round of collection is confirmed by all replicas: raises the floor and removes exactly those listed records
@@ -219,9 +236,10 @@ impl Shard {
         match record {
             LogRecord::Record(log_record::Entry { record, operation, .. }) => {
                 let token = Token::of(record.key);
-                let held = self.table.get(token, record.key);
+                let place = self.find(token, record.key);
                 if let Some(operation) = operation {
-                    let old = held
+                    let old = self
+                        .at(place)
                         .filter(|held| operation.had_old && held.version == operation.replaced)
                         .and_then(|held| held.live_value(Hlc::ZERO))
                         .map(Bytes::copy_from_slice);
@@ -229,7 +247,7 @@ impl Shard {
                     // A log may hold the names of days: what was forgotten then is forgotten again as the log goes on.
                     self.identities.expire(record.version.hlc.ms(), usize::MAX);
                 }
-                self.merge(token, record)?;
+                self.merge_at(token, place, record)?;
             }
             LogRecord::Collect { slot, round, floor, purge } => {
                 self.collect(*slot, *round, *floor, purge.iter());
@@ -254,12 +272,16 @@ impl Shard {
 
     /// Keeps the greater of a record and what is there: for replay and snapshots, which the gate does not concern.
     pub fn merge(&mut self, token: Token, record: &RecordRef<'_>) -> Result<(), TableFull> {
-        match self.table.get(token, record.key) {
+        self.merge_at(token, self.find(token, record.key), record)
+    }
+
+    fn merge_at(&mut self, token: Token, place: Place, record: &RecordRef<'_>) -> Result<(), TableFull> {
+        match self.at(place) {
             Some(held) if !record.supersedes(&held) => {
                 self.hlc_max = self.hlc_max.max(record.version.hlc);
                 Ok(())
             }
-            Some(_) | None => self.insert(token, record),
+            Some(_) | None => self.insert(token, place, record),
         }
     }
 }

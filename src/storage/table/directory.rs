@@ -6,22 +6,23 @@
 
 use super::arena::Handle;
 use crate::types::{Token, token::SLOT_BITS};
-use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::ops::Range;
+use smallvec::{SmallVec, smallvec};
 
 /// Entries that a directory may have for each bucket: tokens chosen by an enemy cannot make it larger.
 const ENTRIES_PER_BUCKET_MAX: usize = 16;
 /// A directory is not halved before it has more entries than this for each bucket: it would double again soon.
 const ENTRIES_PER_BUCKET_MIN: usize = 4;
+/// Entries that lie in the directory itself: as many as need no more room than the pointer to others.
+const ENTRIES_INLINE: usize = 4;
 /// Bits of a token that tell the tokens of a slot apart.
 const DEPTH_MAX: u32 = 64 - SLOT_BITS;
 
 /// Buckets of one slot in the order of their tokens.
 #[derive(Default)]
 pub(super) struct Directory {
-    /// 2^depth of them, or none if the slot has no records.
-    entries: Box<[Handle]>,
+    /// 2^depth of them, or none if the slot has no records. Few are looked up without another wait for memory.
+    entries: SmallVec<[Handle; ENTRIES_INLINE]>,
     /// Records in the slot.
     pub(super) records: u32,
     /// Buckets of the slot, those in chains too.
@@ -33,7 +34,7 @@ pub(super) struct Directory {
 impl Directory {
     /// A directory with one bucket and its first record.
     pub(super) fn with_bucket(bucket: Handle) -> Directory {
-        Directory { entries: Box::new([bucket]), records: 1, buckets: 1, odd_starts: 0 }
+        Directory { entries: smallvec![bucket], records: 1, buckets: 1, odd_starts: 0 }
     }
 
     /// Entries there are; 0 if the slot has no records.
@@ -43,7 +44,7 @@ impl Directory {
 
     /// Bytes of the directory beyond the struct itself.
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val::<[Handle]>(&self.entries)
+        if self.entries.spilled() { size_of_val::<[Handle]>(&self.entries) } else { 0 }
     }
 
     /// The entry for a token of the slot. There must be entries.
@@ -102,9 +103,9 @@ impl Directory {
         if let Some(doublings) = depth.checked_sub(self.depth()).filter(|&doublings| doublings > 0) {
             let copies = 1 << doublings;
             let entries = self.entries.iter().flat_map(|&bucket| core::iter::repeat_n(bucket, copies));
-            let mut doubled = Vec::with_capacity(self.entries.len() * copies);
+            let mut doubled = SmallVec::with_capacity(self.entries.len() * copies);
             doubled.extend(entries);
-            self.entries = doubled.into_boxed_slice();
+            self.entries = doubled;
             self.odd_starts = 0;
         }
         true
@@ -115,7 +116,9 @@ impl Directory {
         while self.odd_starts == 0
             && self.entries.len() > (ENTRIES_PER_BUCKET_MIN * self.buckets as usize).max(1)
         {
-            self.entries = self.entries.iter().step_by(2).copied().collect();
+            let mut halved = SmallVec::with_capacity(self.entries.len() / 2);
+            halved.extend(self.entries.iter().step_by(2).copied());
+            self.entries = halved;
             self.odd_starts = self.count_odd_starts();
         }
     }

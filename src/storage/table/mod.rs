@@ -21,7 +21,7 @@ use arena::CHUNKS_MAX;
 use bucket::Item;
 use core::ops::ControlFlow;
 use heap::Heap;
-use index::Index;
+use index::{Found, Index};
 
 /// One core's records. Records are values, tombstones and expired ones alike.
 pub struct Table {
@@ -52,6 +52,13 @@ pub enum TableFull {
     HandlesSpent,
 }
 
+/// Where the record of a key is, or that there is none; until the table changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    tag: u8,
+    found: Option<Found>,
+}
+
 impl Table {
     /// An empty table for the slots of `core`, one of `cores`. The seed keeps others from guessing which keys look
     /// alike; no answer depends on it.
@@ -61,8 +68,18 @@ impl Table {
 
     /// The record of a key.
     pub fn get(&self, token: Token, key: &[u8]) -> Option<RecordRef<'_>> {
-        let found = self.index.find(&self.heap, token, self.tag(key), key)?;
-        Some(packed::read(self.heap.cell(found.record)))
+        self.at(self.find(token, key))
+    }
+
+    /// Looks for a key once: what is there, and a record in its stead, are then had without another search.
+    pub fn find(&self, token: Token, key: &[u8]) -> Place {
+        let tag = self.tag(key);
+        Place { tag, found: self.index.find(&self.heap, token, tag, key) }
+    }
+
+    /// The record at a place.
+    pub fn at(&self, place: Place) -> Option<RecordRef<'_>> {
+        place.found.map(|found| packed::read(self.heap.cell(found.record)))
     }
 
     /// Brings what a look-up of the token reads first into the cache. Worth its while for a batch of tokens, before the
@@ -75,12 +92,21 @@ impl Table {
     ///
     /// `token` is the key's. The key has 1 ..= 65 535 bytes, the value less than 16 MiB.
     pub fn set(&mut self, token: Token, record: &RecordRef<'_>) -> Result<Written, TableFull> {
+        let place = self.find(token, record.key);
+        self.set_at(token, place, record)
+    }
+
+    /// As [`Table::set`], for the place that was just found for the record's key.
+    pub fn set_at(
+        &mut self,
+        token: Token,
+        place: Place,
+        record: &RecordRef<'_>,
+    ) -> Result<Written, TableFull> {
         debug_assert_eq!(token, self.index.token_of(record.key), "the token is the key's");
         assert!(!record.key.is_empty(), "limits are checked before");
         let bytes = packed::bytes_of(record);
-        let tag = self.tag(record.key);
-        let found = self.index.find(&self.heap, token, tag, record.key);
-        if let Some(found) = found {
+        if let Some(found) = place.found {
             let bytes_before = packed::bytes_of(&packed::read(self.heap.cell(found.record)));
             if self.heap.fits_in_place(found.record, bytes) {
                 packed::write(record, self.heap.cell_mut(found.record));
@@ -93,7 +119,7 @@ impl Table {
             return Ok(Written::Replaced);
         }
         let stored = self.store(record, bytes)?;
-        if let Err(full) = self.index.insert(&mut self.heap, token, Item { tag, record: stored }) {
+        if let Err(full) = self.index.insert(&mut self.heap, token, Item { tag: place.tag, record: stored }) {
             self.heap.give_back(stored);
             return Err(full);
         }
