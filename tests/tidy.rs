@@ -22,9 +22,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that are named in one place only.
 const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("glommio", &["src/runtime/", "tests/"]),
-    ("tonic", &["src/rpc/", "src/client/", "tests/"]),
-    ("prost", &["src/rpc/", "src/client/", "build.rs", "tests/"]),
-    ("hyper", &["src/rpc/", "src/admin/", "tests/"]),
+    ("tonic", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "tests/"]),
+    ("prost", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "build.rs", "tests/"]),
+    ("hyper", &["src/rpc/", "src/admin/", "bench-harness/src/plain.rs", "tests/"]),
     ("tokio", &["src/client/", "src/ctl/", "src/bin/ringctl.rs", "tests/"]),
 ];
 

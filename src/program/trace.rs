@@ -36,7 +36,7 @@ pub fn init(settings: &Settings) -> Result<Trace, Refusal> {
     let trace = Trace { dropped: writer.error_counter(), _guard: guard };
     let terminal = io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
-    let filter = EnvFilter::builder().parse(&settings.log_level).expect("the settings were judged");
+    let filter = filter(&settings.log_level);
     let json = match settings.log_format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
@@ -51,4 +51,23 @@ pub fn init(settings: &Settings) -> Result<Trace, Refusal> {
     outcome
         .map_err(|error| Refusal::new(Exit::FAILURE, format!("diagnostics cannot be turned on: {error}")))?;
     Ok(trace)
+}
+
+/// What was asked for; and of HTTP/2 only errors unless that was asked for: it warns of each connection that misbehaves,
+/// so anybody could fill the disk with lines.
+fn filter(log_level: &str) -> EnvFilter {
+    let names_h2 = log_level.split(',').any(|directive| directive.trim_start().starts_with("h2"));
+    let text = if names_h2 { log_level.to_owned() } else { format!("h2=error,{log_level}") };
+    EnvFilter::builder().parse(text).expect("the settings were judged")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2_speaks_of_errors_only_unless_it_is_named() {
+        assert_eq!(filter("info").to_string(), "h2=error,info");
+        assert_eq!(filter("ringcore=debug,h2=warn").to_string(), "ringcore=debug,h2=warn");
+    }
 }

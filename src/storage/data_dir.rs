@@ -96,14 +96,6 @@ pub enum DataDirError {
         /// A file of that data.
         path: String,
     },
-    /// The member bears another name.
-    #[error("the data directory belongs to member {found}, not to {asked}")]
-    OtherName {
-        /// The name in NODE.
-        found: String,
-        /// The name asked for.
-        asked: String,
-    },
     /// Old layouts are still needed.
     #[error("core {core} has not written part {part} yet: the layouts before are still needed")]
     PartMissing {
@@ -191,14 +183,6 @@ impl NodeFile {
             found: format!("cluster {}, member {}", self.cluster, self.member),
             expected: format!("cluster {cluster}, member {member}"),
         }))
-    }
-
-    /// Refuses the directory of a member with another name.
-    pub fn require_name(&self, asked: &str) -> Result<(), DataDirError> {
-        if self.name == asked {
-            return Ok(());
-        }
-        Err(DataDirError::OtherName { found: self.name.clone(), asked: asked.to_owned() })
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -531,14 +515,12 @@ mod tests {
     }
 
     #[test]
-    fn other_member_and_other_name_are_refused_with_both() {
+    fn other_member_is_refused_with_both() {
         let error = node().require_member(node().cluster, MemberId(8)).expect_err("member 7's");
         assert_eq!(
             error.to_string(),
             "NODE belongs to cluster 30313233343536373839616263646566, member 7, \
              not to cluster 30313233343536373839616263646566, member 8"
         );
-        let error = node().require_name("n2").expect_err("n1's");
-        assert_eq!(error.to_string(), "the data directory belongs to member n1, not to n2");
     }
 }

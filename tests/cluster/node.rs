@@ -1,10 +1,11 @@
 //! A node in a process of its own, and what an operator sees of it from outside.
 
+use super::ports::free_addresses;
 use ringcore::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between looks at another process: nothing tells when it has done something.
 const GLANCE: Duration = Duration::from_millis(5);
-/// Ports are looked for in here: below those that the system gives to outgoing connections.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// Tests that measure time have the machine to themselves; all others share it.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -147,24 +146,6 @@ fn scratch(name: &str) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("cluster-{name}-{}-{count}", std::process::id());
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
-/// Three addresses that nobody listens on. Where to look differs between processes and calls, so that tests running at
-/// once do not meet.
-fn free_addresses() -> [SocketAddr; 3] {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let range = u32::from(PORTS.end - PORTS.start);
-    let start = std::process::id().wrapping_mul(97);
-    std::array::from_fn(|_| {
-        for _ in 0..range {
-            let at = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % range;
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + at as u16));
-            if TcpListener::bind(address).is_ok() {
-                return address;
-            }
-        }
-        panic!("no port is free in {PORTS:?}")
-    })
 }
 
 /// The node's program, without settings from the environment.

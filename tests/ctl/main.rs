@@ -5,4 +5,6 @@ mod client;
 mod commands;
 mod fake;
 mod node;
+#[path = "../cluster/ports.rs"]
+mod ports;
 mod process;

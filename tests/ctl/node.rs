@@ -1,9 +1,9 @@
 //! ringctl and the client library against a real node, over its whole life.
 
+use super::ports::free_addresses;
 use super::process::{Ran, Scratch, ran, ringctl};
 use ringcore::client::{Client, Outcome, Reason, Write};
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,9 +16,7 @@ struct Node {
 impl Node {
     /// Starts on what is in the directory, and waits until it serves.
     fn start(directory: &Scratch) -> Node {
-        // Held together, so that they differ; free again when the node asks for them.
-        let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
-        let [client, peer, admin] = ports.map(|port| port.local_addr().expect("it is bound").to_string());
+        let [client, peer, admin] = free_addresses().map(|address| address.to_string());
         let process = Command::new(env!("CARGO_BIN_EXE_ringcore"))
             .args(["start", "--bootstrap", "--name", "n1", "--cores", "1", "--no-pin", "--allow-any-fs"])
             .args(["--data-dir", directory.path(), "--listen", &client])
