@@ -292,6 +292,7 @@ impl Core {
         let now = clock::mono();
         let late = self.0.calls.borrow_mut().expire(now);
         late.into_iter().for_each(Waker::wake);
+        self.0.parts.disk.follow(now, self.0.log.written_bytes());
         self.show(now);
     }
 

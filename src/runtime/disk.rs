@@ -9,6 +9,7 @@ use super::executor::Reactor;
 use super::pace::Pace;
 use super::tick::Ticker;
 use crate::storage::disk::{Disk, DiskError, DiskErrorKind, DiskResult};
+use crate::types::Mono;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 use rustix::fs::{OFlags, statvfs};
@@ -73,9 +74,14 @@ impl DirDisk {
         }))
     }
 
-    /// Lets background writing go as fast as this, bytes per second; never slower than `pace::RATE_MIN`.
-    pub fn set_pace(&self, bytes_per_second: u64) {
-        self.0.pace.borrow_mut().set_rate(bytes_per_second);
+    /// Lets background writing go as fast as it can, until [`DirDisk::follow`].
+    pub fn hurry(&self) {
+        self.0.pace.borrow_mut().hurry();
+    }
+
+    /// Keeps background writing in step with the log, which has written so many bytes by now.
+    pub fn follow(&self, now: Mono, written: u64) {
+        self.0.pace.borrow_mut().follow(now, written);
     }
 
     fn absolute(&self, path: &str) -> PathBuf {

@@ -97,6 +97,7 @@ async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Manifes
     let mut opened =
         open_core(core.disk(), &plan.node, core.id(), &open_options(&plan.config, plan.seed)).await?;
     if !opened.restart.segments.iter().any(|(_, first)| first.is_none()) {
+        core.disk().hurry();
         add_segment(core.disk(), core.dir(), &opened.shape, &mut opened.restart).await?;
     }
     let founding =
