@@ -3,7 +3,7 @@
 
 use super::backend::Backend;
 use super::budget::Share;
-use super::io::{Io, Transport};
+use super::io::{Io, Seen, Transport};
 use super::router;
 use super::server::{Port, Server};
 use super::timer::Timer;
@@ -30,6 +30,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
 /// Streams that we had to reset because the client broke a rule on them.
 const LOCAL_RESETS_MAX: usize = 1_024;
+/// How long the other side has to hang up once all is said, milliseconds.
+const LINGER_MS: u64 = 1_000;
 /// HTTP/2's preface and an empty SETTINGS frame: less than this is not yet a client.
 const HANDSHAKE_BYTES: u64 = 24 + 9;
 
@@ -40,7 +42,7 @@ pub(crate) struct State {
     calls: Cell<usize>,
     /// When a call last began or ended.
     active_at: Cell<Mono>,
-    received: Rc<Cell<u64>>,
+    seen: Rc<Seen>,
 }
 
 impl State {
@@ -64,10 +66,11 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
         share: server.budget.share(),
         calls: Cell::new(0),
         active_at: Cell::new(backend.mono()),
-        received: Rc::default(),
+        seen: Rc::default(),
     });
     let bytes_per_poll = server.settings.bytes_per_poll;
-    let io = Io::new(transport, bytes_per_poll, Rc::clone(&server.scratch), Rc::clone(&state.received));
+    let io =
+        Io::new(transport, bytes_per_poll, Rc::clone(&server.scratch), Rc::clone(&state.seen)).lingering();
     let service = {
         let (server, state) = (Rc::clone(server), Rc::clone(&state));
         service_fn(move |request| router::route(&server, &state, port, request))
@@ -76,13 +79,16 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
     let mut guard = Guard::new(server, &state);
     let mut sleep = pin!(backend.sleep_until(guard.next));
     let mut stopping = server.stopping.wait();
-    let mut leaving = false;
+    let (mut leaving, mut lingering) = (false, false);
     let end = poll_fn(|cx| {
         if !leaving && Pin::new(&mut stopping).poll(cx).is_ready() {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
         while sleep.as_mut().poll(cx).is_ready() {
+            if lingering {
+                return Poll::Ready(None);
+            }
             match guard.check(leaving) {
                 Verdict::Stay => {}
                 Verdict::Leave => {
@@ -93,7 +99,13 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
             }
             sleep.set(backend.sleep_until(guard.next));
         }
-        connection.as_mut().poll(cx).map(|result| match result {
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_pending() && state.seen.ended.get() && !lingering {
+            lingering = true;
+            sleep.set(backend.sleep_until(backend.mono().after_ms(LINGER_MS)));
+            cx.waker().wake_by_ref();
+        }
+        polled.map(|result| match result {
             // A client that was asked to leave may hang up while we still say goodbye.
             Err(error) if !leaving => Some(End::Broken(error)),
             Err(_) | Ok(()) => None,
@@ -167,7 +179,7 @@ impl<'a, B: Backend> Guard<'a, B> {
         // Looking more often than the shortest time-out would find nothing.
         self.next = now.after_ms(settings.stalled_ms.min(settings.idle_ms) / 4 + 1);
         if !self.handshaken {
-            if self.state.received.get() < HANDSHAKE_BYTES {
+            if self.state.seen.received.get() < HANDSHAKE_BYTES {
                 return Verdict::Close("no HTTP/2 preface in time");
             }
             self.handshaken = true;

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// A connected byte stream. Errors are passed on as they are; in particular a reset is an error, never an end of stream.
 pub trait Transport: Unpin + 'static {
@@ -38,14 +38,31 @@ pub struct Io<T> {
     allowance: usize,
     bytes_per_poll: usize,
     scratch: Scratch,
-    received: Rc<Cell<u64>>,
+    seen: Rc<Seen>,
+    lingers: bool,
+}
+
+/// What the owner of a connection sees of it while hyper has it.
+#[derive(Default, Debug)]
+pub struct Seen {
+    /// Bytes that came in.
+    pub received: Cell<u64>,
+    /// All is said, and the other side has been told; what it still says is not listened to.
+    pub ended: Cell<bool>,
 }
 
 impl<T: Transport> Io<T> {
-    /// Lets `bytes_per_poll` pass per poll, at least one read or write more, and counts what comes in.
-    pub fn new(transport: T, bytes_per_poll: usize, scratch: Scratch, received: Rc<Cell<u64>>) -> Io<T> {
+    /// Lets `bytes_per_poll` pass per poll, at least one read or write more.
+    pub fn new(transport: T, bytes_per_poll: usize, scratch: Scratch, seen: Rc<Seen>) -> Io<T> {
         assert!(bytes_per_poll > 0, "a connection that may not read never gets on");
-        Io { transport, allowance: bytes_per_poll, bytes_per_poll, scratch, received }
+        Io { transport, allowance: bytes_per_poll, bytes_per_poll, scratch, seen, lingers: false }
+    }
+
+    /// Once it has ended sending it waits until the other side has ended too; for how long is the owner's business. A
+    /// socket that is closed while there is something to read resets its connection, and the other side loses what it has
+    /// not read yet: answers, and the word which of its calls were not begun.
+    pub fn lingering(self) -> Io<T> {
+        Io { lingers: true, ..self }
     }
 
     /// Pending is where a poll of the connection ends: the next one has a fresh allowance.
@@ -82,7 +99,7 @@ impl<T: Transport> hyper::rt::Read for Io<T> {
         let buffer = &mut scratch[..room];
         match self.admit(cx, |transport, cx| transport.poll_read(cx, buffer), |&read| read) {
             Poll::Ready(Ok(read)) => {
-                self.received.set(self.received.get() + read as u64);
+                self.seen.received.set(self.seen.received.get() + read as u64);
                 cursor.put_slice(&scratch[..read]);
                 Poll::Ready(Ok(()))
             }
@@ -114,7 +131,21 @@ impl<T: Transport> hyper::rt::Write for Io<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.transport.poll_shutdown(cx)
+        if !self.seen.ended.get() {
+            ready!(self.transport.poll_shutdown(cx))?;
+            self.seen.ended.set(true);
+        }
+        if !self.lingers {
+            return Poll::Ready(Ok(()));
+        }
+        let scratch = Rc::clone(&self.scratch);
+        let buffer = &mut scratch.borrow_mut()[..];
+        loop {
+            match ready!(self.admit(cx, |transport, cx| transport.poll_read(cx, buffer), |&read| read)) {
+                Ok(0) | Err(_) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+            }
+        }
     }
 }
 
@@ -180,7 +211,7 @@ mod tests {
             }
             assert_eq!((bytes, wakes.0.load(Ordering::Relaxed)), (3_000, pass));
         }
-        assert_eq!(io.received.get(), 15_000);
+        assert_eq!(io.seen.received.get(), 15_000);
     }
 
     #[test]
