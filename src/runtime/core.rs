@@ -25,7 +25,8 @@ use hdrhistogram::Histogram;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::task::{Context, Poll, Waker};
 
 /// Messages taken from each other core per look into the mailbox.
@@ -47,7 +48,8 @@ pub(crate) enum Letter {
 /// What all cores of a node share: nothing of it is on a request's path but reads of words that hardly ever change.
 #[derive(Debug)]
 pub(crate) struct NodeShared {
-    pub(crate) phase: AtomicU8,
+    /// Cores that have recovered. The node serves from the moment that the last one has.
+    pub(crate) recovered: AtomicUsize,
     pub(crate) gauges: Gauges,
     pub(crate) started: Mono,
     pub(crate) limits: Limits,
@@ -410,11 +412,22 @@ impl Core {
         super::node::halt(self.0.parts.id, why);
     }
 
+    /// The phase of the node's life, as this core knows it. Whichever core hears first that the last one has recovered,
+    /// none may call the node ready while another refuses.
+    fn phase(&self) -> Phase {
+        let phase = self.0.view.borrow().phase;
+        let recovered = || self.0.parts.shared.recovered.load(Acquire) >= usize::from(self.0.parts.cores);
+        if phase != Phase::Starting || !recovered() {
+            return phase;
+        }
+        self.enter(Phase::Serving);
+        Phase::Serving
+    }
+
     /// Shows another phase of the node's life to whoever asks this core.
     pub(crate) fn enter(&self, phase: Phase) {
         let view = View { phase, ..(**self.0.view.borrow()).clone() };
         *self.0.view.borrow_mut() = Rc::new(view);
-        self.0.parts.shared.phase.store(phase as u8, Relaxed);
     }
 
     /// Bytes free on the disk, as last looked at.
@@ -484,7 +497,7 @@ impl Backend for Core {
         let write = request.operation.is_write();
         let now = clock::now();
         let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
-        let refusal = match inner.view.borrow().phase {
+        let refusal = match self.phase() {
             Phase::Serving if core == inner.parts.id => {
                 self.step_at(now, Event::Request { from: asker, request });
                 None
@@ -539,6 +552,7 @@ impl Backend for Core {
     }
 
     fn view(&self) -> Rc<View> {
+        self.phase();
         Rc::clone(&self.0.view.borrow())
     }
 

@@ -15,7 +15,7 @@ use super::signals::SignalWatch;
 use super::watchdog::Watchdog;
 use crate::cluster::epoch::EpochError;
 use crate::cluster::ring::Ring;
-use crate::rpc::backend::{Phase, Setting};
+use crate::rpc::backend::Setting;
 use crate::rpc::server;
 use crate::rpc::stats::Counters;
 use crate::storage::block::BLOCK_BYTES;
@@ -27,7 +27,7 @@ use crate::types::{ClusterId, CoreId, Limits, MemberId};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 /// Connections at a time, of all cores, to the admin port.
@@ -188,8 +188,7 @@ pub(super) struct Plan {
     pub(super) counters: Arc<[Counters]>,
     /// The ring, once core 0 has found it in its log.
     pub(super) ring: OnceLock<Arc<Ring>>,
-    /// Cores that have recovered, that have no connection left, that have closed their logs.
-    pub(super) recovered: AtomicUsize,
+    /// Cores that have no connection left, that have closed their logs.
     pub(super) drained: AtomicUsize,
     pub(super) closed: AtomicUsize,
     pub(super) cores: u16,
@@ -234,7 +233,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         node,
         seed: u64::from_le_bytes(seed),
         shared: Arc::new(NodeShared {
-            phase: AtomicU8::new(Phase::Starting as u8),
+            recovered: AtomicUsize::new(0),
             gauges: gauges(cores),
             started: clock::mono(),
             limits: config.limits.clone(),
@@ -245,7 +244,6 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         shares: shares.map(|(seat, intake)| Mutex::new(Some(Share { seat, intake }))).collect(),
         failure: Mutex::new(None),
         ring: OnceLock::new(),
-        recovered: AtomicUsize::new(0),
         drained: AtomicUsize::new(0),
         closed: AtomicUsize::new(0),
         cores: cores as u16,

@@ -129,8 +129,8 @@ async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Manifes
     for damage in &report.damage {
         tracing::warn!(core = core.id().0, %damage, "damage accepted");
     }
-    plan.recovered.fetch_add(1, Ordering::AcqRel);
-    let ready = all(core.ticker(), stop, || is_reached(&plan.recovered, plan.cores)).await;
+    plan.shared.recovered.fetch_add(1, Ordering::AcqRel);
+    let ready = all(core.ticker(), stop, || is_reached(&plan.shared.recovered, plan.cores)).await;
     Ok(ready.then_some(manifest))
 }
 
