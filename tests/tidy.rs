@@ -24,7 +24,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("glommio", &["src/runtime/", "tests/"]),
     ("tonic", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "tests/"]),
     ("prost", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "build.rs", "tests/"]),
-    ("hyper", &["src/rpc/", "src/admin/", "bench-harness/src/plain.rs", "tests/"]),
+    ("hyper", &["src/rpc/", "src/admin/", "src/client/error.rs", "bench-harness/src/plain.rs", "tests/"]),
     ("tokio", &["src/client/", "src/ctl/", "src/bin/ringctl.rs", "tests/"]),
 ];
 

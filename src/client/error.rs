@@ -274,15 +274,20 @@ fn transport_cause(status: &Status) -> Option<Cause> {
     }
 }
 
-/// Did the node say that it has not looked at the call? It names the last stream that it takes when it leaves in order, and
-/// refuses single ones (RFC 9113, 6.8 and 8.7).
+/// Is it certain that the node has not looked at the call? Either it was never sent, or the node said so: it names the last
+/// stream that it takes when it leaves in order, and refuses single ones (RFC 9113, 6.8 and 8.7).
 fn is_not_begun(status: &Status) -> bool {
-    let chain = std::iter::successors(std::error::Error::source(status), |error| error.source());
-    chain.filter_map(|error| error.downcast_ref::<h2::Error>()).any(|error| {
-        let left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (left || refused)
+    let mut chain = std::iter::successors(std::error::Error::source(status), |error| error.source());
+    chain.any(|error| {
+        let unsent = hyper::Error::is_canceled;
+        error.downcast_ref().is_some_and(unsent) || error.downcast_ref().is_some_and(is_refusal)
     })
+}
+
+fn is_refusal(error: &h2::Error) -> bool {
+    let left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (left || refused)
 }
 
 /// The innermost message of a chain of errors: "Connection refused (os error 111)" rather than "transport error".

@@ -278,9 +278,9 @@ fn run_cores(
     let _watchdog = Watchdog::start(cores.heartbeats().to_vec(), Watchdog::abort)?;
     let accepting = acceptor.start(listeners)?;
     ended.recv().expect("the plan holds a sender");
-    // In this order: a core waits for connections until the acceptor has gone.
-    cores.stop().request();
+    // In this order: who is asked to leave comes back at once, and must find a closed door, not a queue behind it.
     drop(accepting);
+    cores.stop().request();
     cores.join().map_err(|panicked| NodeError::Panicked(panicked.to_string()))?;
     Ok(())
 }

@@ -68,6 +68,11 @@ fn stop_under_load_answers_what_is_in_flight_and_leaves_nothing_to_repair() {
                 Cause::Unreachable | Cause::Refused(Reason::Stopping) | Cause::ConnectionLost
             )
         });
+        for error in writers.iter().flat_map(|writer| &writer.errors) {
+            if error.outcome() == Outcome::InDoubt {
+                println!("in doubt: {error:?}");
+            }
+        }
         for writer in &mut writers {
             lost += writer.errors.iter().filter(|error| error.outcome() == Outcome::InDoubt).count();
             writer.errors.clear();
