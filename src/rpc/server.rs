@@ -105,7 +105,7 @@ impl<B: Backend> Server<B> {
     /// Serves a connection until it ends; to be run as a task of its own on this core.
     pub async fn serve<T: Transport>(self: Rc<Self>, transport: T, port: Port) {
         let counters = self.counters();
-        if self.connections.get() >= self.settings.connections_max {
+        if self.connections.get() >= self.settings.connections_max || self.stopping.is_raised() {
             counters.connections_refused.add(1);
             return;
         }

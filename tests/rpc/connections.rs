@@ -150,6 +150,7 @@ fn broken_http2_is_answered_with_its_error() {
             let code = goaway(&said).unwrap_or_else(|| panic!("{name}: no GOAWAY in {said:?}"));
             assert!(codes.contains(&code), "{name}: GOAWAY {code}");
         }
+        settle().await;
         assert_eq!(bench.server.connections(), 0);
         bench.kv().await.get(v1::GetRequest { key: "k".into(), ..Default::default() }).await.unwrap();
     });
