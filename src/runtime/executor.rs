@@ -4,6 +4,8 @@
 //! have cancelled and awaited its tasks and dropped its files, because an executor leaks what is still in flight.
 
 use super::tick::{Heartbeat, Ticker, idle_tick};
+#[cfg(test)]
+use super::watchdog::Watchdog;
 use crate::types::CoreId;
 use glommio::io::PollableFd;
 use glommio::{
@@ -27,6 +29,9 @@ use std::time::{Duration, Instant};
 const IO_MEMORY: usize = 1 << 20;
 /// How long a task that does not yield may hold up others.
 const PREEMPT: Duration = Duration::from_millis(1);
+/// The same until the executor has its tick. An executor that finds itself preempted before it has looked at its first
+/// task parks, and nothing would wake one that has neither a timer nor a waker yet: so it is not preempted till then.
+const PREEMPT_AT_FIRST: Duration = Duration::from_secs(3_600);
 /// Setting up rings takes 10 ms here; a machine that needs this long is not fit.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -74,15 +79,10 @@ pub struct Queues {
 pub struct Queue(TaskQueueHandle);
 
 impl Queue {
-    /// A queue that is looked at once per millisecond.
-    fn prompt(name: &str) -> Queue {
-        let latency = Latency::Matters(PREEMPT);
-        Queue(glommio::executor().create_task_queue(Shares::Static(1000), latency, name))
-    }
-
-    /// A queue that gets a twentieth of a prompt one's time when both have work.
-    fn patient(name: &str) -> Queue {
-        Queue(glommio::executor().create_task_queue(Shares::Static(50), Latency::NotImportant, name))
+    /// A queue that gets its share of the time where others have work too, and is preempted every `preempt`.
+    fn new(name: &str, shares: usize, preempt: Duration) -> Queue {
+        let latency = Latency::Matters(preempt);
+        Queue(glommio::executor().create_task_queue(Shares::Static(shares), latency, name))
     }
 
     /// Runs a future as a task of this queue. Dropping the task cancels it.
@@ -236,6 +236,20 @@ where
     F: Fn(CoreContext) -> Main + Clone + Send + 'static,
     Main: Future<Output = T> + 'static,
 {
+    start_preempted(PREEMPT, cpus, main)
+}
+
+/// [`start`], with queues that are preempted every `preempt`.
+pub(super) fn start_preempted<T, F, Main>(
+    preempt: Duration,
+    cpus: &[Cpu],
+    main: F,
+) -> Result<Cores<T>, StartError>
+where
+    T: Send + 'static,
+    F: Fn(CoreContext) -> Main + Clone + Send + 'static,
+    Main: Future<Output = T> + 'static,
+{
     let mut cores = Cores { threads: Vec::new(), heartbeats: Vec::new(), stop: Stop::default() };
     let mut gates = Vec::new();
     let (ready, made) = mpsc::channel();
@@ -259,7 +273,7 @@ where
             drop(ready);
             // Blocking is harmless here: nothing runs on this executor yet.
             gate.recv().ok()?;
-            Some(executor.run(run_core(core, count, heartbeat, stop, always, main)))
+            Some(executor.run(run_core(core, count, preempt, heartbeat, stop, always, main)))
         };
         let thread = thread::Builder::new().name(format!("core-{core}")).spawn(body);
         cores.threads.push(thread.map_err(|source| StartError::Thread { core, source })?);
@@ -288,7 +302,7 @@ fn make(core: CoreId, cpu: Cpu) -> Result<(LocalExecutor, OwnedFd), StartError> 
     // must not take turns with the core.
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(IO_MEMORY)
-        .preempt_timer(PREEMPT)
+        .preempt_timer(PREEMPT_AT_FIRST)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
         .map_err(|error| failed(error.to_string()))?;
@@ -302,23 +316,26 @@ fn make(core: CoreId, cpu: Cpu) -> Result<(LocalExecutor, OwnedFd), StartError> 
     Ok((executor, always))
 }
 
-async fn run_core<T, Main: Future<Output = T>>(
+async fn run_core<T: 'static, Main: Future<Output = T> + 'static>(
     core: CoreId,
     cores: usize,
+    preempt: Duration,
     heartbeat: Arc<Heartbeat>,
     stop: Stop,
     always: OwnedFd,
     main: impl FnOnce(CoreContext) -> Main,
 ) -> T {
-    let (ticker, tick) = Ticker::start(&Queue::prompt("tick"), idle_tick(cores), heartbeat);
+    let queue = |name, shares| Queue::new(name, shares, preempt);
+    let (ticker, tick) = Ticker::start(&queue("tick", 1_000), idle_tick(cores), heartbeat).await;
     let queues = Queues {
-        requests: Queue::prompt("requests"),
-        log: Queue::prompt("log"),
-        background: Queue::patient("background"),
+        requests: queue("requests", 1_000),
+        log: queue("log", 1_000),
+        background: queue("background", 50),
     };
     let reactor = Reactor::new(always);
-    let context = CoreContext { core, cores, queues, ticker, reactor: reactor.clone(), stop };
-    let result = main(context).await;
+    let context = CoreContext { core, cores, queues: queues.clone(), ticker, reactor: reactor.clone(), stop };
+    // Not in this task's own queue, which is preempted as at first.
+    let result = queues.requests.spawn(main(context)).await;
     tick.cancel().await;
     // Descriptors that were dropped close at the next submission, cancelled ones after the kernel's answer to that.
     reactor.pass().await;
@@ -333,6 +350,20 @@ fn core_id(index: usize) -> CoreId {
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Waits for the end of all cores, under the eyes of the watchdog, as a node does.
+#[cfg(test)]
+pub(super) fn join_watched<T: Send + 'static>(cores: Cores<T>) {
+    let (ended, end) = mpsc::channel();
+    let stuck = ended.clone();
+    let stands_still = move |core| stuck.send(Some(core)).expect("the receiver waits");
+    let _watchdog = Watchdog::start(cores.heartbeats().to_vec(), stands_still).expect("a thread can be had");
+    thread::spawn(move || {
+        cores.join().expect("no core panics");
+        ended.send(None).expect("the receiver waits, or has heard of a core that stands still");
+    });
+    assert_eq!(end.recv(), Ok(None), "this core stands still");
 }
 
 #[cfg(test)]
@@ -375,6 +406,23 @@ mod tests {
         };
         let panicked = start(&[None, None], main).unwrap().join().unwrap_err();
         assert_eq!(panicked.to_string(), "core 1 panicked: core 1 fell over");
+    }
+
+    /// Preempted every 20 µs, most of the executors that share a CPU find their time over before they have looked at a
+    /// task, and park: each must have been left something that wakes it.
+    #[test]
+    fn executors_start_on_a_contended_cpu() {
+        const ROUNDS: usize = 100;
+        const CORES: usize = 12;
+        let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+        for _ in 0..ROUNDS {
+            let main = |context: CoreContext| async move {
+                let _busy = context.ticker.busy();
+                context.ticker.next_tick().await;
+            };
+            let cores = start_preempted(Duration::from_micros(20), &[Some(cpu); CORES], main).unwrap();
+            join_watched(cores);
+        }
     }
 
     #[test]

@@ -315,7 +315,10 @@ fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, No
             }
         }
     };
-    let prepared = executor::start(&[None], main)?.join();
+    let core = executor::start(&[None], main)?;
+    let watchdog = Watchdog::start(core.heartbeats().to_vec(), Watchdog::abort)?;
+    let prepared = core.join();
+    drop(watchdog);
     let mut nodes = prepared.map_err(|panicked| NodeError::Panicked(panicked.to_string()))?;
     let node = nodes.pop().expect("one executor was started")?;
     let claim = Arc::into_inner(claim).expect("the executor that shared it has ended");
