@@ -1,5 +1,5 @@
-//! `ringbench`: what a ringcore node costs, measured beside an empty service on the same stack. Servers run as processes
-//! of their own, so that their CPU time is theirs; the load comes from this one.
+//! `ringbench`: what a ringcore node costs, measured beside services that answer at once, on the same runtime. Servers run
+//! as processes of their own, so that their CPU time is theirs; the load comes from this one.
 
 mod compare;
 mod empty;

@@ -217,45 +217,8 @@ impl std::error::Error for ClientError {}
 
 /// None for a reason that this version does not know.
 fn reason_of(number: i32) -> Option<Reason> {
-    REASONS.iter().copied().find(|&reason| reason as i32 == number)
+    Reason::ALL.into_iter().find(|&reason| reason as i32 == number)
 }
-
-const REASONS: [Reason; 34] = [
-    Reason::KeyEmpty,
-    Reason::KeyTooLong,
-    Reason::ValueTooLarge,
-    Reason::Malformed,
-    Reason::ExpiryInvalid,
-    Reason::BatchTooLarge,
-    Reason::DuplicateKey,
-    Reason::CursorInvalid,
-    Reason::LevelInvalid,
-    Reason::MessageTooLarge,
-    Reason::Overloaded,
-    Reason::MemoryFull,
-    Reason::DiskFull,
-    Reason::ResponseFull,
-    Reason::TooFewReplicas,
-    Reason::Starting,
-    Reason::Stopping,
-    Reason::ClockUnfit,
-    Reason::SuspectData,
-    Reason::DeadlinePast,
-    Reason::NoQuorumInTime,
-    Reason::ValueNotUtf8,
-    Reason::RequestIdReused,
-    Reason::NotMember,
-    Reason::ChangeInProgress,
-    Reason::ChangeRefused,
-    Reason::ClusterNotEmpty,
-    Reason::NotReplica,
-    Reason::AnswerGone,
-    Reason::MemberUnknown,
-    Reason::SnapshotUnknown,
-    Reason::OtherPort,
-    Reason::Corrupt,
-    Reason::Bug,
-];
 
 /// What this side's transport reports. None: the status came from the other side.
 fn transport_cause(status: &Status) -> Option<Cause> {

@@ -34,7 +34,7 @@ pub trait Backend: Clone + 'static {
         self.now().mono
     }
 
-    /// The monotonic clock at the core's last tick: a tenth of a second old at most, and free.
+    /// The monotonic clock at the core's last tick: free, and as old as an idle tick is long, a second at most.
     fn last_tick(&self) -> Mono {
         self.mono()
     }

@@ -237,4 +237,49 @@ mod tests {
             other => panic!("a reset read as {other:?}"),
         }
     }
+
+    /// Says what it was given, then nothing until it is ended.
+    #[derive(Default)]
+    struct Peer {
+        says: usize,
+        ended: Rc<Cell<bool>>,
+        told: Rc<Cell<bool>>,
+    }
+
+    impl Transport for Peer {
+        fn poll_read(&mut self, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+            let read = buffer.len().min(self.says);
+            self.says -= read;
+            if read == 0 && !self.ended.get() { Poll::Pending } else { Poll::Ready(Ok(read)) }
+        }
+
+        fn poll_write(&mut self, _: &mut Context<'_>, _: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            assert!(!self.told.replace(true), "told twice");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn shutdown_lingers_until_the_other_side_has_ended_too() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let peer = Peer { says: 10_000, ..Peer::default() };
+        let (ended, told) = (Rc::clone(&peer.ended), Rc::clone(&peer.told));
+        let mut io = Io::new(peer, 3_000, scratch(), Rc::default()).lingering();
+        for _ in 0..10 {
+            assert!(Pin::new(&mut io).poll_shutdown(&mut cx).is_pending());
+            assert!(told.get() && io.seen.ended.get());
+        }
+        assert_eq!(
+            io.transport.says, 0,
+            "it is listened to, so that a reset does not overtake what it was sent"
+        );
+        ended.set(true);
+        assert!(Pin::new(&mut io).poll_shutdown(&mut cx).is_ready());
+        let mut prompt = Io::new(Peer::default(), 3_000, scratch(), Rc::default());
+        assert!(Pin::new(&mut prompt).poll_shutdown(&mut cx).is_ready());
+    }
 }

@@ -91,6 +91,46 @@ pub enum Reason {
     Bug = 160,
 }
 
+impl Reason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Reason; 34] = [
+        Reason::KeyEmpty,
+        Reason::KeyTooLong,
+        Reason::ValueTooLarge,
+        Reason::Malformed,
+        Reason::ExpiryInvalid,
+        Reason::BatchTooLarge,
+        Reason::DuplicateKey,
+        Reason::CursorInvalid,
+        Reason::LevelInvalid,
+        Reason::MessageTooLarge,
+        Reason::Overloaded,
+        Reason::MemoryFull,
+        Reason::DiskFull,
+        Reason::ResponseFull,
+        Reason::TooFewReplicas,
+        Reason::Starting,
+        Reason::Stopping,
+        Reason::ClockUnfit,
+        Reason::SuspectData,
+        Reason::DeadlinePast,
+        Reason::NoQuorumInTime,
+        Reason::ValueNotUtf8,
+        Reason::RequestIdReused,
+        Reason::NotMember,
+        Reason::ChangeInProgress,
+        Reason::ChangeRefused,
+        Reason::ClusterNotEmpty,
+        Reason::NotReplica,
+        Reason::AnswerGone,
+        Reason::MemberUnknown,
+        Reason::SnapshotUnknown,
+        Reason::OtherPort,
+        Reason::Corrupt,
+        Reason::Bug,
+    ];
+}
+
 /// A failed operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {

@@ -156,6 +156,27 @@ fn broken_http2_is_answered_with_its_error() {
     });
 }
 
+/// A close before that would reset the connection, and the client lose the answers that it has not read.
+#[test]
+fn ended_connection_stays_until_its_client_hangs_up_but_a_second_at_most() {
+    run(async |bench| {
+        let broken = frame(0, 0, 0, b"x");
+        let mut polite = speak(&bench, &broken).await;
+        let mut silent = speak(&bench, &broken).await;
+        assert!(closed(&mut polite).await.is_some() && closed(&mut silent).await.is_some());
+        bench.fake.advance(999).await;
+        assert_eq!(bench.server.connections(), 2);
+        polite.write_all(&[7; 100_000]).await.unwrap();
+        settle().await;
+        assert_eq!(bench.server.connections(), 2, "what still comes in is taken, and is no end");
+        drop(polite);
+        settle().await;
+        assert_eq!(bench.server.connections(), 1);
+        bench.fake.advance(1).await;
+        assert_eq!(bench.server.connections(), 0);
+    });
+}
+
 #[test]
 fn floods_are_ended_or_bounded_and_others_are_served_meanwhile() {
     let reset = |stream| [headers(stream), frame(3, 0, stream, &[0, 0, 0, 8])].concat();
