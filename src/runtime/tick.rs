@@ -7,7 +7,7 @@
 //! What may be left lying while the executor parks is the tick itself: its timer has fired and is gone, its task does not
 //! run. Timers behind it (`BACKSTOPS`) then wake the executor again; they are dropped unfired whenever the tick runs. They
 //! all fire at once if the core was held up for long: then the watchdog wakes it ([`Heartbeat::wake`]). The first tick is
-//! armed before anything else runs on an executor ([`Ticker::start`]).
+//! armed before anything else runs on an executor (`Ticker::start`).
 
 use super::clock;
 use super::executor::{Queue, Task};
