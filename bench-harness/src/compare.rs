@@ -2,7 +2,7 @@
 
 use crate::empty::Stack;
 use crate::load::{Client, KEY_BYTES, Load, Until, VALUE_BYTES};
-use crate::report::{Finding, Outcome, Target};
+use crate::report::table::{Finding, Outcome, Target};
 use crate::rounds::{Figures, Rounds, Side, Spread};
 use crate::server::{Kind, Server};
 use crate::wire::Method;

@@ -1,19 +1,24 @@
 //! `ringbench`: what a ringcore node costs, measured beside services that answer at once, on the same runtime. Servers run
 //! as processes of their own, so that their CPU time is theirs; the load comes from this one.
 
+mod client;
 mod compare;
 mod empty;
+mod generator;
 mod load;
+mod measure;
+mod result;
 mod plain;
 mod report;
 mod rounds;
 mod server;
 mod wire;
+mod workload;
 
 use crate::empty::Stack;
 use clap::{Parser, Subcommand, ValueEnum};
 use compare::{Bench, Comparison};
-use report::Outcome;
+use report::table::Outcome;
 use ringcore::runtime::cpus::CoresWanted;
 use std::error::Error;
 use std::fs;
@@ -144,7 +149,7 @@ fn run_comparisons(told: Compare) -> Result<(), Box<dyn Error>> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     for comparison in comparisons {
         let outcome = bench.run(comparison).map_err(|error| format!("{comparison:?}: {error}"))?;
-        report::print(&outcome);
+        report::table::print(&outcome);
         outcomes.push(outcome);
     }
     if let Some(path) = told.json {
@@ -159,7 +164,7 @@ fn smoke(seconds: u64, places: Places) -> Result<(), Box<dyn Error>> {
         fs::remove_dir_all(&dir)?;
     }
     let figures = compare::smoke(&program(&places)?, &dir, seconds)?;
-    report::print(&Outcome { comparison: "smoke", figures, findings: Vec::new() });
+    report::table::print(&Outcome { comparison: "smoke", figures, findings: Vec::new() });
     Ok(())
 }
 

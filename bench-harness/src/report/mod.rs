@@ -1,0 +1,5 @@
+//! How results are shown: tables on the terminal, HdrHistogram's own formats, one page.
+
+pub(crate) mod hdr;
+pub(crate) mod html;
+pub(crate) mod table;
