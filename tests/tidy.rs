@@ -23,7 +23,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("glommio", &["src/runtime/", "tests/"]),
     ("tonic", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "tests/"]),
-    ("prost", &["src/rpc/", "src/client/", "bench-harness/src/plain.rs", "bench-harness/src/client/", "build.rs", "tests/"]),
+    (
+        "prost",
+        &[
+            "src/rpc/",
+            "src/client/",
+            "bench-harness/src/plain.rs",
+            "bench-harness/src/client/",
+            "build.rs",
+            "tests/",
+        ],
+    ),
     ("hyper", &["src/rpc/", "src/admin/", "src/client/error.rs", "bench-harness/src/plain.rs", "tests/"]),
     ("tokio", &["src/client/", "src/ctl/", "src/bin/ringctl.rs", "tests/"]),
 ];

@@ -87,7 +87,7 @@ impl Inner {
             ticker: context.ticker,
             limits: Limits::default(),
             view: Rc::new(view()),
-            value: Bytes::from(vec![b'v'; crate::load::VALUE_BYTES]),
+            value: Bytes::from(vec![b'v'; crate::targets::VALUE_BYTES]),
         }
     }
 }

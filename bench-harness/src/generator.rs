@@ -23,15 +23,17 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A second of a run is told when this much of it more has passed.
-pub(crate) const SECOND_NS: u64 = 1_000_000_000;
+/// A second.
+const SECOND_NS: u64 = 1_000_000_000;
 /// What still has no answer so long after the end is given up.
 const DRAIN_NS: u64 = 10 * SECOND_NS;
+/// Records that are told as filled at once.
+const FILLED_STEP: u64 = 1_000;
 /// Between two tries to connect.
 const RECONNECT_NS: u64 = 100_000_000;
 /// Without anything due a thread looks around this often, ns: at the clock, and whether it is to stop.
 const GLANCE_NS: u64 = 50_000_000;
-/// Latest writes may lie back so far, in the request ids of one thread.
+/// Between what two threads name their writes.
 const THREAD_IDS: u64 = 1 << 40;
 
 /// When operations begin.
@@ -103,10 +105,10 @@ pub(crate) struct Load {
 
 /// What a thread tells while it runs.
 pub(crate) enum Told {
+    /// The warm-up is over.
+    Measuring,
     /// A second of the measured part has passed. In their order; none is left out.
     Second {
-        /// Whose.
-        thread: usize,
         /// Which, from 0.
         second: u64,
         /// What ended in it.
@@ -183,8 +185,34 @@ struct Operation {
     tries: u32,
     /// The writing half of a read-modify-write.
     writing: bool,
+    /// The name of its write; 0 = none.
+    request_id: u64,
     /// To be sent again if it fails; only if there are retries.
     request: Option<Box<Request>>,
+}
+
+/// Names of writes that are under way, for the lowest of them: the node may forget what lies below it.
+#[derive(Default)]
+struct Names(VecDeque<(u64, bool)>);
+
+impl Names {
+    /// A name greater than all before.
+    fn begin(&mut self, name: u64) {
+        self.0.push_back((name, false));
+    }
+
+    fn end(&mut self, name: u64) {
+        let Ok(at) = self.0.binary_search_by_key(&name, |(name, _)| *name) else { return };
+        self.0[at].1 = true;
+        while let Some((_, true)) = self.0.front() {
+            self.0.pop_front();
+        }
+    }
+
+    /// 0 if there is none.
+    fn lowest(&self) -> u64 {
+        self.0.front().map_or(0, |(name, _)| *name)
+    }
 }
 
 /// A connection, or the time to try for one.
@@ -215,17 +243,25 @@ struct Thread<'a, D: Dial> {
     filler: Filler,
     prng: Prng,
     next_id: u64,
+    names: Names,
     fill_next: u64,
     filled: u64,
     tallies: Tallies,
     second: u64,
+    measuring: bool,
     warm_up_ns: u64,
     end_ns: u64,
     seen: Seen,
 }
 
 impl<'a, D: Dial> Thread<'a, D> {
-    fn new(load: &'a Load, dial: &'a D, index: usize, begun: Instant, told: Sender<Told>) -> io::Result<Self> {
+    fn new(
+        load: &'a Load,
+        dial: &'a D,
+        index: usize,
+        begun: Instant,
+        told: Sender<Told>,
+    ) -> io::Result<Self> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let (warm_up_ns, end_ns) = match load.until {
             Until::Time { warm_up, measured } => {
@@ -252,10 +288,12 @@ impl<'a, D: Dial> Thread<'a, D> {
             filler: Filler::new(load.value_bytes.most()),
             prng: Prng::new(load.seed ^ (index as u64).wrapping_mul(0x9E37_79B9)),
             next_id: 1 + index as u64 * THREAD_IDS,
+            names: Names::default(),
             fill_next: index as u64,
             filled: 0,
             tallies: Tallies::new(),
             second: 0,
+            measuring: false,
             warm_up_ns,
             end_ns,
             seen: Seen {
@@ -268,8 +306,9 @@ impl<'a, D: Dial> Thread<'a, D> {
         };
         for number in (index..load.connections).step_by(load.threads) {
             let (address, session) = dial.dial(index, number);
-            let connection = Connection::open(address, session)
-                .map_err(|error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}")))?;
+            let connection = Connection::open(address, session).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"))
+            })?;
             thread.watch(&connection, thread.lines.len())?;
             thread.lines.push(Line::Up(connection));
         }
@@ -299,7 +338,7 @@ impl<'a, D: Dial> Thread<'a, D> {
             if stop.load(Relaxed) {
                 self.end_ns = self.end_ns.min(now);
             }
-            self.roll(now.min(self.end_ns))?;
+            self.roll(now.min(self.end_ns));
             let due_ns = match &mut schedule {
                 Some(schedule) => self.begin_due(schedule, now),
                 None => self.begin_closed(now),
@@ -325,25 +364,33 @@ impl<'a, D: Dial> Thread<'a, D> {
         self.seen.measured = Duration::from_nanos(now.min(self.end_ns).saturating_sub(self.warm_up_ns));
         self.seen.unanswered = self.open as u64;
         self.seen.never_begun = self.backlog.len() as u64;
-        // What ended after the last whole second.
         self.tell_second();
         self.tell_filled();
         Ok(self.seen)
     }
 
     /// Tells the seconds that have passed.
-    fn roll(&mut self, now: u64) -> io::Result<()> {
-        while now >= self.warm_up_ns + (self.second + 1) * SECOND_NS {
+    fn roll(&mut self, now: u64) {
+        if !self.measuring && now >= self.warm_up_ns {
+            self.measuring = true;
+            let _unheard = self.told.send(Told::Measuring);
+        }
+        // The last second takes in what is still answered after it, and is told at the end.
+        while let passed = self.warm_up_ns + (self.second + 1) * SECOND_NS
+            && now >= passed
+            && passed < self.end_ns
+        {
             self.tell_second();
+        }
+        if self.filled >= FILLED_STEP {
             self.tell_filled();
         }
-        Ok(())
     }
 
     fn tell_second(&mut self) {
         let tallies = std::mem::take(&mut self.tallies);
         // Nobody listens any more: then nobody wants to know.
-        let _unheard = self.told.send(Told::Second { thread: self.index, second: self.second, tallies });
+        let _unheard = self.told.send(Told::Second { second: self.second, tallies });
         self.second += 1;
     }
 
@@ -433,7 +480,9 @@ impl<'a, D: Dial> Thread<'a, D> {
         for _ in 0..if action == Action::Scan { 0 } else { batch } {
             record = match kind {
                 Kind::Insert if filling => {
-                    let Until::Filled { records } = self.load.until else { unreachable!("it was just looked at") };
+                    let Until::Filled { records } = self.load.until else {
+                        unreachable!("it was just looked at")
+                    };
                     if self.fill_next >= records {
                         break;
                     }
@@ -451,8 +500,16 @@ impl<'a, D: Dial> Thread<'a, D> {
         }
         let keys = if action == Action::Scan { 1 } else { self.request.keys().len() as u64 };
         self.name(keys);
-        let operation =
-            Operation { kind, intended_ns, keys, record, tries: 0, writing: false, request: None };
+        let operation = Operation {
+            kind,
+            intended_ns,
+            keys,
+            record,
+            tries: 0,
+            writing: false,
+            request_id: self.request.request_id,
+            request: None,
+        };
         self.send(line, operation, None);
     }
 
@@ -480,7 +537,13 @@ impl<'a, D: Dial> Thread<'a, D> {
 
     fn name(&mut self, keys: u64) {
         let writes = matches!(self.request.action, Action::Write | Action::Delete);
-        self.request.request_id = if self.load.named && writes { self.next_id } else { 0 };
+        if !self.load.named || !writes {
+            self.request.request_id = 0;
+            return;
+        }
+        self.request.request_id = self.next_id;
+        self.names.begin(self.next_id);
+        self.request.done_below = self.names.lowest();
         self.next_id += keys;
     }
 
@@ -567,6 +630,7 @@ impl<'a, D: Dial> Thread<'a, D> {
             self.again.push((operation, request));
             return;
         }
+        self.names.end(operation.request_id);
         let done = matches!(end.answer, Answer::Done { .. });
         if done && operation.kind == Kind::ReadModifyWrite && !operation.writing {
             self.write_back(operation);
@@ -590,7 +654,7 @@ impl<'a, D: Dial> Thread<'a, D> {
         write_key(operation.record, self.load.key_bytes, &mut self.request.keys);
         self.push_value();
         self.name(1);
-        operation.writing = true;
+        (operation.writing, operation.request_id) = (true, self.request.request_id);
         match self.line_with_room(usize::MAX) {
             Some(line) => self.send(line, operation, None),
             None => {
@@ -608,5 +672,24 @@ fn may_be_retried(refusal: Refusal) -> bool {
         Refusal::Code(code) => matches!(code, 4 | 8 | 14),
         Refusal::Cut | Refusal::NotBegun => true,
         Refusal::Said => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lowest_name_under_way_rises_when_it_ends() {
+        let mut names = Names::default();
+        assert_eq!(names.lowest(), 0);
+        [3, 4, 70].into_iter().for_each(|name| names.begin(name));
+        names.end(4);
+        assert_eq!(names.lowest(), 3);
+        names.end(3);
+        assert_eq!(names.lowest(), 70);
+        names.end(0);
+        names.end(70);
+        assert_eq!(names.lowest(), 0);
     }
 }

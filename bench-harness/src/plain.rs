@@ -59,7 +59,7 @@ impl UnaryService<v1::GetRequest> for Get {
     type Future = Ready<Result<tonic::Response<v1::GetResponse>, Status>>;
 
     fn call(&mut self, _: tonic::Request<v1::GetRequest>) -> Self::Future {
-        let value = Bytes::from_static(&[b'v'; crate::load::VALUE_BYTES]);
+        let value = Bytes::from_static(&[b'v'; crate::targets::VALUE_BYTES]);
         ready(Ok(tonic::Response::new(v1::GetResponse {
             value,
             timestamp: TIMESTAMP,

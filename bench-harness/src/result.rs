@@ -213,8 +213,8 @@ impl RunResult {
         let name = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = fs::read(&path).map_err(|error| io::Error::new(error.kind(), name(&error)))?;
         let invalid = |why: String| io::Error::new(ErrorKind::InvalidData, why);
-        let result: RunResult =
-            serde_json::from_slice(&text).map_err(|error| invalid(name(&format!("no run of ringbench: {error}"))))?;
+        let result: RunResult = serde_json::from_slice(&text)
+            .map_err(|error| invalid(name(&format!("no run of ringbench: {error}"))))?;
         if result.format != FORMAT {
             return Err(invalid(name(&format!("of format {}, this program reads {FORMAT}", result.format))));
         }

@@ -1,8 +1,11 @@
 //! Comparing servers on a machine that is not alone: short rounds in turn, ratios within each round, and their median
 //! with the spread. Figures of different rounds are never set against each other.
 
-use crate::load::{Client, Load, histogram};
-use crate::server::Server;
+use crate::drive::burst;
+use crate::generator::Load;
+use crate::measure::latencies;
+use crate::process::Server;
+use crate::target::Target;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::io;
@@ -13,8 +16,8 @@ pub(crate) struct Side<'a> {
     pub(crate) name: &'a str,
     /// The process whose CPU time counts.
     pub(crate) server: &'a Server,
-    /// Connections to it.
-    pub(crate) client: Client,
+    /// Where it is asked, and how.
+    pub(crate) target: Target,
     /// What is done to it in each round.
     pub(crate) load: Load,
 }
@@ -71,20 +74,20 @@ impl Rounds {
         let mut ops = vec![Vec::new(); sides.len()];
         let mut cpu = vec![Vec::new(); sides.len()];
         let mut busy = vec![Vec::new(); sides.len()];
-        let mut latencies: Vec<Histogram<u32>> = sides.iter().map(|_| histogram()).collect();
+        let mut all: Vec<Histogram<u64>> = sides.iter().map(|_| latencies()).collect();
         for round in 0..=rounds {
             for index in order(sides.len(), round) {
                 let side = &mut sides[index];
                 let before = side.server.cpu_time()?;
-                let seen = side.client.run(&side.load)?;
+                let burst = burst(&side.target, &side.load)?;
                 let spent = (side.server.cpu_time()? - before).as_secs_f64();
                 if round == 0 {
                     continue;
                 }
-                ops[index].push(seen.calls as f64 / seen.took.as_secs_f64());
-                cpu[index].push(spent * 1e6 / seen.calls as f64);
-                busy[index].push(spent / seen.took.as_secs_f64());
-                latencies[index].add(seen.latencies).expect("all histograms have the same bounds");
+                ops[index].push(burst.operations as f64 / burst.took.as_secs_f64());
+                cpu[index].push(spent * 1e6 / burst.operations as f64);
+                busy[index].push(spent / burst.took.as_secs_f64());
+                all[index].add(&burst.latencies).expect("all histograms have the same bounds");
             }
         }
         let figures = sides.iter().enumerate().map(|(index, side)| Figures {
@@ -92,8 +95,8 @@ impl Rounds {
             ops_per_second: Spread::of(&ops[index]).median,
             cpu_us_per_op: Spread::of(&cpu[index]).median,
             cores_busy: Spread::of(&busy[index]).median,
-            p50_us: latencies[index].value_at_quantile(0.5),
-            p99_us: latencies[index].value_at_quantile(0.99),
+            p50_us: all[index].value_at_quantile(0.5) / 1_000,
+            p99_us: all[index].value_at_quantile(0.99) / 1_000,
         });
         Ok(Rounds { figures: figures.collect(), ops, cpu })
     }

@@ -1,7 +1,6 @@
 //! One socket and its session. Never blocks.
 
 use super::{Ended, Request, Session};
-use rustix::net::sockopt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -79,7 +78,9 @@ impl<S: Session> Connection<S> {
         let read = match self.stream.read(&mut self.incoming[self.filled..]) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(read) => read,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         self.filled += read;
@@ -116,12 +117,6 @@ impl<S: Session> Connection<S> {
     /// The connection is gone: what is open ends so.
     pub(crate) fn cut(&mut self, ended: &mut dyn FnMut(Ended)) {
         self.session.cut(ended);
-    }
-
-    /// Closes it with a reset, as a client that died does.
-    pub(crate) fn reset(self) {
-        // If it fails the connection is gone already.
-        let _gone = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 }
 

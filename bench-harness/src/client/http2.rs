@@ -283,7 +283,8 @@ impl Http2 {
             GOAWAY => {
                 self.leaving = true;
                 let last = word(payload, 0)? & i32::MAX as u32;
-                for stream in (self.first_stream..self.next_stream).step_by(2).filter(|stream| *stream > last) {
+                for stream in (self.first_stream..self.next_stream).step_by(2).filter(|stream| *stream > last)
+                {
                     self.end(stream, Refusal::NotBegun, ended)?;
                 }
             }
@@ -640,10 +641,19 @@ mod tests {
                 .decode(&block)
                 .unwrap()
                 .into_iter()
-                .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&value)))
+                .map(|(name, value)| {
+                    format!("{}={}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&value))
+                })
                 .collect();
             let path = format!(":path={}", PATHS[call % 2]);
-            let expected = [":method=POST", ":scheme=http", &path, ":authority=n:1", "content-type=application/grpc", "te=trailers"];
+            let expected = [
+                ":method=POST",
+                ":scheme=http",
+                &path,
+                ":authority=n:1",
+                "content-type=application/grpc",
+                "te=trailers",
+            ];
             assert_eq!(texts, expected, "call {call}");
             assert!(call < 2 || block.len() == 6);
         }

@@ -40,6 +40,8 @@ pub(crate) struct Request {
     pub(crate) token: u64,
     /// Names the write, if it has a name: a number that this client has not used before. A batch uses as many.
     pub(crate) request_id: u64,
+    /// The lowest such number that this client still waits for.
+    pub(crate) done_below: u64,
 }
 
 impl Request {
@@ -53,6 +55,7 @@ impl Request {
             value_ends: Vec::new(),
             token: 0,
             request_id: 0,
+            done_below: 0,
         }
     }
 
@@ -73,7 +76,10 @@ impl Request {
     pub(crate) fn pairs(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         (0..self.value_ends.len()).map(|index| {
             let from = if index == 0 { 0 } else { self.value_ends[index - 1] };
-            (&self.keys[index * self.key_bytes..][..self.key_bytes], &self.values[from..self.value_ends[index]])
+            (
+                &self.keys[index * self.key_bytes..][..self.key_bytes],
+                &self.values[from..self.value_ends[index]],
+            )
         })
     }
 

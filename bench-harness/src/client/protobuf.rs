@@ -184,7 +184,10 @@ mod tests {
         writer.number(3, u64::MAX);
         writer.number(14, 2);
         let put = v1::PutRequest::decode(&message[..]).unwrap();
-        assert_eq!((&put.key[..], put.value.len(), put.client_id, put.attempt), (&b"key"[..], 300, u64::MAX, 2));
+        assert_eq!(
+            (&put.key[..], put.value.len(), put.client_id, put.attempt),
+            (&b"key"[..], 300, u64::MAX, 2)
+        );
         let encoded = put.encode_to_vec();
         let fields: Vec<u32> = Fields::of(&encoded).map(|(field, _)| field).collect();
         assert_eq!(fields, [1, 2, 3, 14]);

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Write as _};
 /// A request whose replies are not all there.
 struct Waiting {
     tag: u32,
+    keys: u32,
     replies: usize,
     absent: u32,
     failed: u32,
@@ -36,7 +37,7 @@ impl Session for Redis {
             Action::Scan => unreachable!("not offered for this server"),
         }
         let reads = request.action == Action::Read;
-        self.waiting.push_back(Waiting { tag, replies, absent: 0, failed: 0, reads });
+        self.waiting.push_back(Waiting { tag, keys: replies as u32, replies, absent: 0, failed: 0, reads });
     }
 
     fn out(&mut self) -> &mut Vec<u8> {
@@ -52,9 +53,12 @@ impl Session for Redis {
             waiting.absent += u32::from(waiting.reads && reply == Reply::Nothing);
             waiting.failed += u32::from(reply == Reply::Error);
             if waiting.replies == 0
-                && let Some(Waiting { tag, absent, failed, .. }) = self.waiting.pop_front()
+                && let Some(Waiting { tag, keys, absent, failed, .. }) = self.waiting.pop_front()
             {
-                ended(Ended { tag, answer: Answer::Done { absent, failed } });
+                let refused = failed == keys;
+                let answer =
+                    if refused { Answer::Refused(Refusal::Said) } else { Answer::Done { absent, failed } };
+                ended(Ended { tag, answer });
             }
         }
         Ok(at)
@@ -139,6 +143,12 @@ mod tests {
         assert_eq!(used, replies.len() - 2);
         let done = |tag, absent, failed| Ended { tag, answer: Answer::Done { absent, failed } };
         assert_eq!(ended, [done(5, 0, 1), done(6, 1, 0)]);
+        request.reset(Action::Delete);
+        request.keys.push(b'a');
+        redis.begin(&request, 7);
+        let mut refused = Vec::new();
+        redis.take_in(b"-READONLY\r\n", &mut |end| refused.push(end.answer)).unwrap();
+        assert_eq!(refused, [Answer::Refused(Refusal::Said)]);
         assert!(redis.take_in(b"+OK\r\n", &mut |_| ()).is_err(), "nobody asked");
     }
 }

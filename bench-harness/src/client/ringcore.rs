@@ -3,6 +3,8 @@
 use super::http2::{Http2, PREFIX_BYTES};
 use super::protobuf::{Fields, Writer};
 use super::{Action, Answer, Ended, Refusal, Request, Session};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, ErrorKind};
 
 const PATHS: &[&str] = &[
@@ -36,6 +38,20 @@ pub(crate) struct Manner {
     pub(crate) client_id: u64,
     /// All requests of a connection go over one stream.
     pub(crate) pipeline: bool,
+}
+
+impl Default for Manner {
+    /// A client that names its writes, with the node's own level.
+    fn default() -> Manner {
+        Manner { level: 0, ttl_ms: 0, client_id: client_id(), pipeline: false }
+    }
+}
+
+/// An id that no other client has: random, and below that of its last thread room for theirs.
+pub(crate) fn client_id() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    (hasher.finish() >> 8).max(1)
 }
 
 /// One connection's session.
@@ -141,7 +157,7 @@ fn path_of(request: &Request) -> usize {
 
 fn write_request(writer: &mut Writer<'_>, request: &Request, manner: Manner) {
     let named = request.request_id != 0;
-    let client_id = if named { manner.client_id } else { 0 };
+    let (client_id, done_below) = if named { (manner.client_id, request.done_below) } else { (0, 0) };
     match path_of(request) {
         GET => {
             writer.bytes(1, &request.keys);
@@ -154,12 +170,14 @@ fn write_request(writer: &mut Writer<'_>, request: &Request, manner: Manner) {
             writer.number(4, request.request_id);
             writer.number(5, manner.level);
             writer.number(6, manner.ttl_ms);
+            writer.number(13, done_below);
         }
         DELETE => {
             writer.bytes(1, &request.keys);
             writer.number(3, client_id);
             writer.number(4, request.request_id);
             writer.number(5, manner.level);
+            writer.number(13, done_below);
         }
         BATCH_READ => {
             request.keys().for_each(|key| writer.bytes(1, key));
@@ -184,6 +202,7 @@ fn write_request(writer: &mut Writer<'_>, request: &Request, manner: Manner) {
             writer.number(3, client_id);
             writer.number(4, request.request_id);
             writer.number(5, manner.level);
+            writer.number(13, done_below);
         }
         _ => {
             writer.number(3, PAGE_RECORDS);
@@ -255,7 +274,7 @@ mod tests {
                 request.value_ends.push(request.values.len());
             }
         }
-        request.request_id = 4;
+        (request.request_id, request.done_below) = (4, 3);
         request
     }
 
@@ -268,10 +287,17 @@ mod tests {
     #[test]
     fn requests_are_what_the_service_reads() {
         let put: v1::PutRequest = written(&request(Action::Write, &[("k1", "value")]));
-        assert_eq!((&put.key[..], &put.value[..], put.client_id, put.request_id), (&b"k1"[..], &b"value"[..], 9, 4));
+        assert_eq!(
+            (&put.key[..], &put.value[..], put.client_id, put.request_id),
+            (&b"k1"[..], &b"value"[..], 9, 4)
+        );
+        assert_eq!(put.done_below, 3);
         assert_eq!((put.level, put.expiry), (2, Some(v1::put_request::Expiry::TtlMs(5_000))));
         let delete: v1::DeleteRequest = written(&request(Action::Delete, &[("k1", "")]));
-        assert_eq!((&delete.key[..], delete.client_id, delete.request_id, delete.level), (&b"k1"[..], 9, 4, 2));
+        assert_eq!(
+            (&delete.key[..], delete.client_id, delete.request_id, delete.level),
+            (&b"k1"[..], 9, 4, 2)
+        );
         let get: v1::GetRequest = written(&request(Action::Read, &[("k1", "")]));
         assert_eq!((&get.key[..], get.level, get.client_id), (&b"k1"[..], 2, 0));
         let reads: v1::BatchReadRequest = written(&request(Action::Read, &[("k1", ""), ("k2", "")]));
@@ -279,6 +305,7 @@ mod tests {
         let writes: v1::BatchWriteRequest = written(&request(Action::Write, &[("k1", "a"), ("k2", "bc")]));
         assert_eq!(writes.writes[1].action, Some(write_operation::Action::Value("bc".into())));
         assert_eq!((writes.writes.len(), writes.client_id, writes.request_id, writes.level), (2, 9, 4, 2));
+        assert_eq!((writes.done_below, delete.done_below), (3, 3));
         let deletes: v1::BatchWriteRequest = written(&request(Action::Delete, &[("k1", ""), ("k2", "")]));
         assert_eq!(deletes.writes[1].action, Some(write_operation::Action::Delete(true)));
         let scan: v1::ScanRequest = written(&request(Action::Scan, &[]));
@@ -313,7 +340,9 @@ mod tests {
         let second = out[..first].windows(4).rposition(|prefix| prefix[..4] == [0, 0, 0, 0]).unwrap() + 5;
         let second = v1::PipelineRequest::decode(&out[second..]).unwrap();
         assert_eq!(second.seq, 300);
-        assert!(matches!(second.operation, Some(pipeline_request::Operation::Put(put)) if put.request_id == 4));
+        assert!(
+            matches!(second.operation, Some(pipeline_request::Operation::Put(put)) if put.request_id == 4)
+        );
         let answer = |seq, result| {
             let body = v1::PipelineResponse { seq, result: Some(result) }.encode_to_vec();
             [&[0, 0, 0, 0, body.len() as u8][..], &body].concat()

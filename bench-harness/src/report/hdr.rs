@@ -12,6 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Nanoseconds of a unit in which logs and distributions are told: microseconds.
 const UNIT_NS: f64 = 1e3;
+/// Nanoseconds of the log's unit for maxima, a millisecond.
+const MAX_DIVISOR: f64 = 1e6;
 /// Points of a distribution per halving of the distance to 100 %.
 const TICKS_PER_HALF: u32 = 5;
 
@@ -29,34 +31,49 @@ pub(crate) fn decode(text: &str) -> io::Result<Histogram<u64>> {
     Deserializer::new().deserialize(&mut &bytes[..]).map_err(|error| broken(error.to_string()))
 }
 
-/// One histogram of the log: its second, its tag, what it holds.
-pub(crate) struct LogEntry<'a> {
-    /// Seconds since the beginning.
-    pub(crate) second: u64,
-    /// The kind of operation.
-    pub(crate) tag: &'a str,
-    /// Nanoseconds.
-    pub(crate) latencies: &'a Histogram<u64>,
+/// An interval log. Values are nanoseconds; the log's own column of maxima is in milliseconds, as its tools expect.
+pub(crate) struct IntervalLog {
+    text: Vec<u8>,
+    serializer: V2DeflateSerializer,
 }
 
-/// An interval log. Values are nanoseconds; the log's own column of maxima is in milliseconds, as its tools expect.
-pub(crate) fn interval_log<'a>(begun_at_ms: u64, entries: impl Iterator<Item = LogEntry<'a>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut serializer = V2DeflateSerializer::new();
-    let begun = UNIX_EPOCH + Duration::from_millis(begun_at_ms);
-    let mut log = IntervalLogWriterBuilder::new()
-        .add_comment("latencies in nanoseconds; tags are kinds of operations")
-        .with_start_time(begun)
-        .with_base_time(begun)
-        .with_max_value_divisor(1e6)
-        .begin_log_with(&mut out, &mut serializer)
-        .expect("memory takes all that is written");
-    for entry in entries {
-        let tag = Tag::new(entry.tag).expect("a name without a comma or a space");
-        let (start, second) = (Duration::from_secs(entry.second), Duration::from_secs(1));
-        log.write_histogram(entry.latencies, start, second, Some(tag)).expect("as above");
+impl IntervalLog {
+    /// That begins at a time, milliseconds since 1970.
+    pub(crate) fn new(begun_at_ms: u64) -> IntervalLog {
+        let (mut text, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
+        let begun = UNIX_EPOCH + Duration::from_millis(begun_at_ms);
+        IntervalLogWriterBuilder::new()
+            .add_comment("latencies in nanoseconds; tags are kinds of operations")
+            .with_start_time(begun)
+            .with_base_time(begun)
+            .with_max_value_divisor(MAX_DIVISOR)
+            .begin_log_with(&mut text, &mut serializer)
+            .expect("memory takes all that is written");
+        IntervalLog { text, serializer }
     }
-    out
+
+    /// Adds what one kind of operation did in one second.
+    pub(crate) fn add(&mut self, second: u64, tag: &str, latencies: &Histogram<u64>) {
+        let tag = Tag::new(tag).expect("a name without a comma or a space");
+        let (start, length) = (Duration::from_secs(second), Duration::from_secs(1));
+        // Its header is written once, by `new`.
+        let mut line = Vec::new();
+        IntervalLogWriterBuilder::new()
+            .with_max_value_divisor(MAX_DIVISOR)
+            .begin_log_with(&mut line, &mut self.serializer)
+            .and_then(|mut log| {
+                log.write_histogram(latencies, start, length, Some(tag))
+                    .map_err(|_| io::ErrorKind::Other.into())
+            })
+            .expect("memory takes all that is written");
+        let lines = line.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(b"Tag="));
+        lines.for_each(|line| self.text.extend_from_slice(line));
+    }
+
+    /// The log.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.text
+    }
 }
 
 /// A percentile distribution in microseconds, as `HistogramLogProcessor` prints it.
@@ -87,7 +104,7 @@ pub(crate) fn percentile_text(histogram: &Histogram<u64>) -> String {
 mod tests {
     use super::*;
     use crate::measure::latencies;
-    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry as Parsed};
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     fn sample() -> Histogram<u64> {
         let mut histogram = latencies();
@@ -107,13 +124,14 @@ mod tests {
     #[test]
     fn log_is_read_by_the_formats_own_reader() {
         let histogram = sample();
-        let entries = (0..3).map(|second| LogEntry { second, tag: "read", latencies: &histogram });
-        let log = interval_log(1_700_000_000_000, entries);
+        let mut log = IntervalLog::new(1_700_000_000_000);
+        (0..3).for_each(|second| log.add(second, "read", &histogram));
+        let log = log.into_bytes();
         let parsed: Vec<_> = IntervalLogIterator::new(&log).collect::<Result<_, _>>().unwrap();
         let intervals: Vec<_> = parsed
             .iter()
             .filter_map(|entry| match entry {
-                Parsed::Interval(interval) => Some(interval),
+                LogEntry::Interval(interval) => Some(interval),
                 _ => None,
             })
             .collect();

@@ -92,8 +92,10 @@ mod tests {
     fn poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() {
         let gaps = gaps(Arrivals::Poisson, 100_000);
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let deviation =
-            (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
-        assert!((mean / 1e6 - 1.0).abs() < 0.02 && (deviation / 1e6 - 1.0).abs() < 0.03, "{mean} {deviation}");
+        let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
+        assert!(
+            (mean / 1e6 - 1.0).abs() < 0.02 && (deviation / 1e6 - 1.0).abs() < 0.03,
+            "{mean} {deviation}"
+        );
     }
 }

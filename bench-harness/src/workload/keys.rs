@@ -46,7 +46,10 @@ impl FromStr for Distribution {
             Some((records, operations)) if records > 0.0 => {
                 Ok(Distribution::Hot { records: records / 100.0, operations: operations / 100.0 })
             }
-            _ => Err("uniform, zipfian, latest, hot, or hot:RECORDS/OPERATIONS in per cent (hot:20/80)".to_owned()),
+            _ => {
+                Err("uniform, zipfian, latest, hot, or hot:RECORDS/OPERATIONS in per cent (hot:20/80)"
+                    .to_owned())
+            }
         }
     }
 }
@@ -109,6 +112,11 @@ impl Chooser {
             Distribution::Uniform | Distribution::Hot { .. } => None,
         };
         Chooser { distribution, records, zipf }
+    }
+
+    /// How it chooses.
+    pub(crate) fn distribution(&self) -> Distribution {
+        self.distribution
     }
 
     /// A record, 0 .. the number of records.

@@ -5,7 +5,9 @@ use ringcore::types::prng::Prng;
 use serde::{Deserialize, Serialize};
 
 /// What an operation does.
-#[derive(Serialize, Deserialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Serialize, Deserialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// Reads a record that is there.
@@ -147,6 +149,9 @@ mod tests {
         assert_eq!(shares(Ycsb::D), "95 % read, 5 % insert");
         assert_eq!(shares(Ycsb::E), "5 % insert, 95 % scan");
         assert_eq!(shares(Ycsb::F), "50 % read, 50 % read-modify-write");
-        assert_eq!((Ycsb::D.distribution(), Ycsb::A.distribution()), (Distribution::Latest, Distribution::Zipfian));
+        assert_eq!(
+            (Ycsb::D.distribution(), Ycsb::A.distribution()),
+            (Distribution::Latest, Distribution::Zipfian)
+        );
     }
 }

@@ -1,9 +1,14 @@
 //! A measured server: a child process, where it listens, the CPU time that it has used, its end.
 
+use crate::client::connection::Connection;
+use crate::client::etcd::Etcd;
+use crate::client::redis::Redis;
+use crate::client::ringcore::Ringcore;
+use crate::client::{Action, Answer, Request, Session};
 use crate::empty::Stack;
-use crate::wire::{Connection, Method};
+use crate::machine;
+use crate::target::{Protocol, Target};
 use clap::ValueEnum as _;
-use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -30,10 +35,15 @@ pub(crate) enum Kind {
         /// flushed or none.
         durability: &'static str,
     },
+    /// etcd, a cluster of one.
+    Etcd,
+    /// Redis, which acknowledges what it has flushed.
+    Redis,
 }
 
 /// A running server; killed when dropped.
 pub(crate) struct Server {
+    kind: Kind,
     process: Child,
     /// Where it serves.
     pub(crate) address: SocketAddr,
@@ -68,6 +78,38 @@ impl Server {
                 command.arg("--data-dir").arg(dir.join("data"));
                 command
             }
+            Kind::Etcd => {
+                let (client, peer) = (format!("http://{address}"), format!("http://{}", free_address()?));
+                let mut command = Command::new("etcd");
+                command.args([
+                    "--name",
+                    "n1",
+                    "--listen-client-urls",
+                    &client,
+                    "--advertise-client-urls",
+                    &client,
+                ]);
+                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("n1={peer}"), "--log-level", "warn"]);
+                // What is measured is the store, not how it says no: as much space as it can have.
+                command.args(["--quota-backend-bytes", "8589934592"]).arg("--data-dir").arg(dir.join("data"));
+                command
+            }
+            Kind::Redis => {
+                fs::create_dir_all(dir.join("data"))?;
+                let mut command = Command::new("redis-server");
+                command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", ""]);
+                command.args([
+                    "--appendonly",
+                    "yes",
+                    "--appendfsync",
+                    "always",
+                    "--auto-aof-rewrite-percentage",
+                    "0",
+                ]);
+                command.arg("--dir").arg(dir.join("data")).stdout(Stdio::null());
+                command
+            }
         };
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("RINGCORE_")) {
@@ -75,28 +117,24 @@ impl Server {
             }
         }
         let stderr = dir.join("stderr");
-        let process =
-            command.stderr(File::create(&stderr)?).stdin(Stdio::null()).spawn().map_err(|error| {
-                let program = command.get_program().display().to_string();
-                io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
-            })?;
-        let mut server = Server { process, address, stderr };
+        // A node pins itself; another store stays where it is put, with all its threads.
+        let cpu = match kind {
+            Kind::Empty(_) | Kind::Node { .. } => None,
+            Kind::Etcd | Kind::Redis => cores.split('-').next().and_then(|cpu| cpu.parse().ok()),
+        };
+        command.stderr(File::create(&stderr)?).stdin(Stdio::null());
+        let process = spawn_on(cpu, &mut command).map_err(|error| {
+            let program = command.get_program().display().to_string();
+            io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+        })?;
+        let mut server = Server { kind: kind.clone(), process, address, stderr };
         server.await_answer()?;
         Ok(server)
     }
 
     /// CPU time of all its threads, user and system.
     pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // The program's name, in brackets, may hold anything; 11 and 12 fields after its state come the two times.
-        let times = stat.rsplit_once(") ").and_then(|(_, fields)| {
-            let mut fields = fields.split(' ').skip(11);
-            let mut ticks = || fields.next()?.parse::<u64>().ok();
-            Some(ticks()? + ticks()?)
-        });
-        let ticks = times
-            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))?;
-        Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
+        machine::cpu_time(self.process.id())
     }
 
     /// The lines of its trace with that message.
@@ -139,15 +177,29 @@ impl Server {
         Err(io::Error::new(ErrorKind::TimedOut, format!("the server does not answer: {}", self.last_words())))
     }
 
-    /// Does a Get succeed, whatever it finds?
+    /// Does a read succeed, whatever it finds?
     fn answers(&self) -> io::Result<bool> {
-        let mut connection = Connection::open(self.address, Method::Get)?;
-        connection.call(&[0x0A, 1, b'k'], Instant::now());
-        let mut well = false;
-        while connection.open_calls() > 0 {
-            connection.exchange(|ended| well = ended.bytes > 0)?;
+        let authority = self.address.to_string();
+        match self.target().protocol {
+            Protocol::Ringcore(manner) => answers(self.address, Ringcore::new(authority, manner)),
+            Protocol::Etcd => answers(self.address, Etcd::new(authority)),
+            Protocol::Redis => answers(self.address, Redis::default()),
         }
-        Ok(well)
+    }
+
+    /// Where it serves, and what it speaks.
+    pub(crate) fn target(&self) -> Target {
+        let node = Target::node(self.address);
+        match self.kind {
+            Kind::Empty(_) | Kind::Node { .. } => node,
+            Kind::Etcd => Target { protocol: Protocol::Etcd, ..node },
+            Kind::Redis => Target { protocol: Protocol::Redis, ..node },
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     fn last_words(&self) -> String {
@@ -167,4 +219,30 @@ impl Drop for Server {
 /// A port that was free a moment ago.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+fn answers<S: Session>(address: SocketAddr, session: S) -> io::Result<bool> {
+    const WITHIN: Duration = Duration::from_secs(2);
+    let mut connection = Connection::open(address, session)?;
+    let mut request = Request::new(1);
+    request.reset(Action::Read);
+    request.keys.push(b'k');
+    connection.begin(&request, 0);
+    let mut well = false;
+    connection.settle(WITHIN, &mut |end| well = matches!(end.answer, Answer::Done { .. }))?;
+    Ok(well)
+}
+
+/// Starts a program on one CPU: it inherits that from the thread that starts it.
+fn spawn_on(cpu: Option<usize>, command: &mut Command) -> io::Result<Child> {
+    thread::scope(|scope| {
+        let spawn = scope.spawn(|| {
+            if let Some(id) = cpu {
+                // If it may not be pinned it is still measured, with more spread.
+                let _pinned = core_affinity::set_for_current(core_affinity::CoreId { id });
+            }
+            command.spawn()
+        });
+        spawn.join().expect("starting a program does not panic")
+    })
 }
