@@ -2,4 +2,5 @@
 
 pub(crate) mod hdr;
 pub(crate) mod html;
+mod svg;
 pub(crate) mod table;
