@@ -24,6 +24,8 @@ const COLUMNS_MAX: usize = 300;
 const CURVE_POINTS: u32 = 240;
 /// Nearer to the right edge than this a label is written to the left of its place.
 const LABEL_GAP: f64 = 36.0;
+/// Of a maximum's text.
+const MARK_WIDTH: f64 = 108.0;
 
 /// What a string takes.
 const TAKES_ALL: &str = "a string takes all that is written";
@@ -73,11 +75,12 @@ struct Column {
     requests: u64,
     operations: u64,
     failed: u64,
-    /// Of the worst second, µs; None without requests. Percentiles of seconds cannot be merged.
+    /// µs; None without requests. That of a single second is exact, that of several is read off `heat`, since
+    /// percentiles cannot be merged.
     p50: Option<f64>,
     /// As above.
     p99: Option<f64>,
-    /// As above.
+    /// µs.
     max: Option<f64>,
     /// Requests by latency.
     heat: Vec<u64>,
@@ -89,23 +92,26 @@ struct Column {
 
 impl Column {
     fn of(from: f64, to: f64, seconds: &[Second]) -> Column {
-        let answered = || seconds.iter().filter(|second| second.requests > 0);
-        let worst = |of: fn(&Second) -> f64| answered().map(of).reduce(f64::max);
+        let answered = seconds.iter().filter(|second| second.requests > 0);
         let sum = |of: fn(&Second) -> u64| seconds.iter().map(of).sum();
         let mut heat = Vec::new();
         for second in seconds {
             heat.resize(heat.len().max(second.heat.len()), 0);
             heat.iter_mut().zip(&second.heat).for_each(|(to, count)| *to += count);
         }
+        let percentile = |quantile, of: fn(&Second) -> f64| match seconds {
+            [second] => (second.requests > 0).then(|| of(second)),
+            _ => quantile_of(&heat, quantile),
+        };
         Column {
             from,
             to,
             requests: sum(|second| second.requests),
             operations: sum(|second| second.operations),
             failed: sum(|second| second.failed),
-            p50: worst(|second| second.latency_us.p50),
-            p99: worst(|second| second.latency_us.p99),
-            max: worst(|second| second.latency_us.max),
+            p50: percentile(0.5, |second| second.latency_us.p50),
+            p99: percentile(0.99, |second| second.latency_us.p99),
+            max: answered.map(|second| second.latency_us.max).reduce(f64::max),
             heat,
             server_cpu: seconds.iter().map(|second| second.server_cpu).sum(),
             generator_cpu: seconds.iter().map(|second| second.generator_cpu).sum(),
@@ -250,8 +256,9 @@ impl Chart {
 
     fn tick_left(&mut self, y: f64, label: &str) {
         self.add(&format!(r#"<path class="grid" d="M{LEFT} {y:.1}H{RIGHT}"/>"#));
-        let x = LEFT - 8.0;
-        self.add(&format!(r#"<text class="end" x="{x}" y="{y:.1}" dy=".35em">{label}</text>"#));
+        // In the corner it must not touch the label below.
+        let (x, shift) = (LEFT - 8.0, if y < self.bottom { ".35em" } else { ".1em" });
+        self.add(&format!(r#"<text class="end" x="{x}" y="{y:.1}" dy="{shift}">{label}</text>"#));
     }
 
     fn tick_below(&mut self, index: usize, x: f64, label: &str) {
@@ -347,8 +354,10 @@ fn mark_percentiles(chart: &mut Chart, curves: &[Curve<'_>], x: &Scale, y: &Scal
     let end = (curve.latencies.len() as f64).log10();
     let at = |quantile| curve.latencies.value_at_quantile(quantile) as f64 / 1e3;
     let told = [(0.5, 2.0_f64), (0.99, 100.0), (0.999, 1e3), (0.9999, 1e4), (0.99999, 1e5)];
-    // Near its end the curve's maximum has the place.
-    for (quantile, rarity) in told.into_iter().filter(|(_, rarity)| rarity.log10() < end - 0.5) {
+    // Near its end the curve's maximum has the room.
+    for (quantile, rarity) in
+        told.into_iter().filter(|(_, rarity)| x.place(rarity.log10()) < x.place(end) - MARK_WIDTH)
+    {
         let (x, y, us) = (x.place(rarity.log10()), y.place(at(quantile)), at(quantile));
         chart.add(&format!(r#"<circle class="dot {}" cx="{x:.1}" cy="{y:.1}" r="3"/>"#, curve.class));
         // Beside a rising curve; at its left end only the other side has room.
@@ -414,6 +423,19 @@ fn cell_paths(timeline: &Timeline, first: usize, last: usize, hottest: u64) -> V
         }
     }
     paths
+}
+
+/// A percentile of requests by latency, µs: within a row they are taken as spread evenly over its logarithm.
+fn quantile_of(heat: &[u64], quantile: f64) -> Option<f64> {
+    let mut left = heat.iter().sum::<u64>() as f64 * quantile;
+    for (row, count) in heat.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let share = left / *count as f64;
+        if share <= 1.0 {
+            return Some(10_f64.powf((row as f64 + share) / f64::from(HEAT_ROWS_PER_DECADE)));
+        }
+        left -= *count as f64;
+    }
+    None
 }
 
 /// The colour of so many requests, on a logarithmic scale; None of none.
@@ -753,6 +775,23 @@ mod tests {
         let hottest =
             timeline.columns.iter().flat_map(|column| &column.heat).filter(|count| **count == 2).count();
         assert!(hottest > 0 && cells_of(&paths[SHADES - 1]) >= hottest as f64);
+    }
+
+    #[test]
+    fn percentiles_of_merged_seconds_are_near_the_exact_ones() {
+        let mut histogram = latencies();
+        (1..=10_000_u64).for_each(|us| histogram.saturating_record(us * 1_000));
+        for quantile in [0.1, 0.5, 0.99] {
+            let (read, exact) = (quantile_of(&heat(&histogram), quantile).unwrap(), quantile * 10_000.0);
+            assert!((read / exact - 1.0).abs() < 0.05, "{read} for {exact}");
+        }
+        assert_eq!((quantile_of(&[], 0.5), quantile_of(&[0, 0], 0.5)), (None, None));
+        let seconds: Vec<_> =
+            (0..301).map(|at| second(if at == 5 { &[90_000] } else { &[100; 9] })).collect();
+        let timeline = Timeline::of(&seconds, 301.0).unwrap();
+        assert!(
+            timeline.columns.iter().all(|column| column.p50.is_some_and(|us| (99.0..126.0).contains(&us)))
+        );
     }
 
     #[test]
