@@ -3,6 +3,7 @@
 pub(crate) mod hdr;
 pub(crate) mod html;
 pub(crate) mod summary;
+mod svg;
 pub(crate) mod table;
 
 use crate::result::RunResult;
