@@ -17,6 +17,7 @@ mod result;
 mod rounds;
 mod target;
 mod targets;
+mod verify;
 mod workload;
 
 use crate::commands::fill::Fill;
@@ -28,6 +29,7 @@ use crate::peers::Peer;
 use crate::report::table::Outcome;
 use crate::result::RunResult;
 use crate::targets::{Bench, Comparison};
+use crate::verify::Verify;
 use clap::{Parser, Subcommand, ValueEnum};
 use ringcore::runtime::cpus::CoresWanted;
 use ringcore::runtime::signals::SignalWatch;
@@ -77,6 +79,15 @@ enum Command {
         /// A run.json, or the directory that holds it.
         #[arg(value_name = "PATH")]
         result: PathBuf,
+    },
+    /// Writes while a node is killed and started again, then audits: no acknowledged write may be missing or wrong.
+    ///
+    /// The node is started here, on the disk of --dir. Ends with 1 if anything is wrong, and keeps the node's files then.
+    Verify {
+        #[command(flatten)]
+        told: Verify,
+        #[command(flatten)]
+        places: Places,
     },
     /// Compares servers that are started here, and judges the figures by the project's targets.
     ///
@@ -187,6 +198,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Limit(told) => commands::limit::run(&told, &stop_at_signals()?)?,
         Command::Compare(told) => return compare(told),
         Command::Report { result } => report(&result)?,
+        Command::Verify { told, places } => verify::run(&told, &program(&places)?, &places.dir)?,
         Command::Targets(told) => run_targets(told)?,
         Command::Smoke { seconds, places } => smoke(seconds, places)?,
         Command::Empty { listen, cores, stack } => empty::run(listen, cores, stack)?,

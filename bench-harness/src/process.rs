@@ -55,8 +55,12 @@ impl Server {
     /// Starts a server on `cores` (as `ringcore start --cores` has it), its data and its trace in `dir`, and waits until
     /// it answers.
     pub(crate) fn start(kind: &Kind, cores: &str, dir: &Path) -> io::Result<Server> {
+        Server::start_at(kind, cores, dir, free_address()?)
+    }
+
+    /// As [`Server::start`], at that address.
+    pub(crate) fn start_at(kind: &Kind, cores: &str, dir: &Path, address: SocketAddr) -> io::Result<Server> {
         fs::create_dir_all(dir)?;
-        let address = free_address()?;
         let mut command = match kind {
             Kind::Empty(stack) => {
                 let mut command = Command::new(std::env::current_exe()?);

@@ -72,7 +72,6 @@ struct Column {
     from: f64,
     /// When it ends, seconds.
     to: f64,
-    requests: u64,
     operations: u64,
     failed: u64,
     /// µs; None without requests. That of a single second is exact, that of several is read off `heat`, since
@@ -106,7 +105,6 @@ impl Column {
         Column {
             from,
             to,
-            requests: sum(|second| second.requests),
             operations: sum(|second| second.operations),
             failed: sum(|second| second.failed),
             p50: percentile(0.5, |second| second.latency_us.p50),
@@ -748,7 +746,7 @@ mod tests {
     fn columns_keep_every_request_and_second() {
         for seconds in [1, 300, 301, 3_600] {
             let timeline = timeline(seconds);
-            let requests: u64 = timeline.columns.iter().map(|column| column.requests).sum();
+            let requests: u64 = timeline.columns.iter().map(|column| column.heat.iter().sum::<u64>()).sum();
             let cells: u64 = timeline.columns.iter().flat_map(|column| &column.heat).sum();
             assert_eq!((requests, cells), (seconds as u64 * 4, seconds as u64 * 4));
             assert!(timeline.columns.len() <= COLUMNS_MAX);
@@ -805,8 +803,11 @@ mod tests {
     fn cut_second_keeps_its_rate() {
         let seconds = [second(&[10; 100]), second(&[10; 50])];
         let timeline = Timeline::of(&seconds, 1.5).unwrap();
-        let rates: Vec<_> =
-            timeline.columns.iter().map(|column| column.rate(column.requests as f64)).collect();
+        let rates: Vec<_> = timeline
+            .columns
+            .iter()
+            .map(|column| column.rate(column.heat.iter().sum::<u64>() as f64))
+            .collect();
         assert_eq!(rates, [100.0, 100.0]);
         assert!(Timeline::of(&[], 0.0).is_none());
     }
