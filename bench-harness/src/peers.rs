@@ -49,24 +49,14 @@ impl Peer {
         }
     }
 
-    /// What it calls a batch.
-    fn batch(self) -> &'static str {
-        match self {
-            Peer::Etcd => "transactions",
-            Peer::Redis => "pipelined",
-        }
-    }
-
     /// What its acknowledgement promises, beside ours.
     fn promise(self) -> &'static str {
         match self {
             Peer::Etcd => {
-                "etcd: on its disk and in the order of one log for all keys (linearizable over all keys, revisions, \
-                 transactions are atomic); a read asks for nothing from the disk"
+                "etcd: on its disk, linearizable over all keys, which share one log; batches are atomic"
             }
             Peer::Redis => {
-                "Redis: in the append-only file, flushed once per turn of its loop (appendfsync always); one thread; \
-                 commands in order, pipelines not atomic"
+                "Redis: on its disk (appendfsync always: one flush per turn of its loop); pipelines are not atomic"
             }
         }
     }
@@ -123,13 +113,13 @@ pub(crate) fn run(bench: &Bench, peers: &[Peer]) -> Result<Vec<Outcome>, Box<dyn
     Ok(outcomes)
 }
 
-fn compare(
+fn compare<'a>(
     bench: &Bench,
     name: &'static str,
     kind: Kind,
     batch: usize,
-    node: &Server,
-    servers: &[(Peer, Server)],
+    node: &'a Server,
+    servers: &'a [(Peer, Server)],
 ) -> Result<Outcome, Box<dyn Error>> {
     let until = Until::Time { warm_up: Duration::ZERO, measured: bench.round };
     let in_flight = if batch == 1 { bench.in_flight } else { (bench.in_flight / batch).max(BATCHES_MIN) };
@@ -138,29 +128,36 @@ fn compare(
         cpus: bench.generator_cpus(),
         ..closed(Mix::only(kind), until, in_flight, bench.records)
     };
-    let mut names = vec!["ringcore".to_owned()];
+    // One command on its way per connection, as clients that do not pipeline have it.
+    let apart = Load { connections: in_flight, ..load.clone() };
+    let side = |name, server: &'a Server, load: &Load| Side {
+        name,
+        server,
+        target: server.target(),
+        load: load.clone(),
+    };
+    let mut sides = vec![side("ringcore", node, &load)];
     if batch == 1 {
-        names.push("ringcore, Pipeline".to_owned());
+        sides.push(Side { target: piped(node.target()), ..side("ringcore, Pipeline", node, &load) });
+        sides.push(side("ringcore, a connection each", node, &apart));
     }
-    let ours = names.len();
-    for (peer, _) in servers {
-        let way = if batch == 1 { String::new() } else { format!(", {}", peer.batch()) };
-        names.push(format!("{}{way}", peer.program()));
-    }
-    let mut sides: Vec<Side<'_>> = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        let server = if index < ours { node } else { &servers[index - ours].1 };
-        let mut target = server.target();
-        if index == 1 && ours == 2 {
-            target = piped(target);
+    let mut theirs = Vec::new();
+    for (peer, server) in servers {
+        theirs.push(sides.len());
+        sides.push(match (peer, batch) {
+            (Peer::Etcd, 1) => side("etcd", server, &load),
+            (Peer::Etcd, _) => side("etcd, transactions", server, &load),
+            (Peer::Redis, 1) => side("redis, a connection each", server, &apart),
+            (Peer::Redis, _) => side("redis, pipelined", server, &load),
+        });
+        if (*peer, batch) == (Peer::Redis, 1) {
+            sides.push(side("redis, pipelined", server, &load));
         }
-        sides.push(Side { name, server, target, load: load.clone() });
     }
     let rounds = Rounds::run(&mut sides, bench.rounds)?;
     let mut findings = Vec::new();
-    for (index, (peer, _)) in servers.iter().enumerate() {
-        let what = |what: &str| format!("{what}, ringcore / {}", peer.program());
-        let side = ours + index;
+    for side in theirs {
+        let what = |what: &str| format!("{what}, ringcore / {}", sides[side].name);
         findings.push(Finding::new(what("keys/s"), rounds.throughput(0, side), "", Target::None));
         findings.push(Finding::new(what("CPU per key"), rounds.cpu(0, side), "", Target::None));
     }
