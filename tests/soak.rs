@@ -467,10 +467,11 @@ async fn whole_life(
     let sleeper =
         context.queues.background.spawn(async move { ticker.sleep(Duration::from_secs(3_600)).await });
     let mut arrivals = intakes.take(&context).open().await;
+    let sockets = context.sockets.clone();
     let acceptor = context.queues.requests.spawn(async move {
         let mut streams = Vec::new();
         while let Some(arrival) = arrivals.next().await {
-            streams.push(arrival.into_stream());
+            streams.push(arrival.into_stream(&sockets).unwrap());
         }
     });
     context.stopped().await;
@@ -715,8 +716,9 @@ fn resets_are_no_ends_and_descriptors_are_given_back() {
             let mut tasks = Vec::new();
             while let Some(arrival) = arrivals.next().await {
                 let ends = Arc::clone(&ends);
+                let stream = arrival.into_stream(&context.sockets).unwrap();
                 tasks.push(context.queues.requests.spawn(async move {
-                    ends.fetch_add(u64::from(echo(arrival.into_stream()).await), Ordering::Relaxed);
+                    ends.fetch_add(u64::from(echo(stream).await), Ordering::Relaxed);
                 }));
             }
             for task in tasks {

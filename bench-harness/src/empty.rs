@@ -52,11 +52,17 @@ pub(crate) fn run(listen: SocketAddr, cores: CoresWanted, stack: Stack) -> Resul
 
 async fn serve(context: CoreContext, intake: Intake, counters: Arc<[Counters]>, stack: Stack) {
     let mut arrivals = intake.open().await;
-    let queues = context.queues.clone();
+    let (queues, sockets) = (context.queues.clone(), context.sockets.clone());
     let server = Server::new(Empty(Rc::new(Inner::new(context))), Settings::default(), counters);
     let (queue, scratch) = (queues.requests, io::scratch());
     while let Some(arrival) = arrivals.next().await {
-        let stream = arrival.into_stream();
+        let stream = match arrival.into_stream(&sockets) {
+            Ok(stream) => stream,
+            Err(error) => {
+                eprintln!("a connection cannot be taken over: {error}");
+                continue;
+            }
+        };
         match stack {
             Stack::Node => queue.spawn(Rc::clone(&server).serve(stream, Port::Client)).detach(),
             Stack::Plain => queue.spawn(plain::serve(stream, scratch.clone(), queue.clone())).detach(),

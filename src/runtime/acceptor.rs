@@ -6,6 +6,7 @@
 use super::bell::{Bell, Post, Ringer};
 use super::net::Stream;
 use super::padded::Padded;
+use super::sockets::Sockets;
 use crate::types::CoreId;
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -164,8 +165,8 @@ pub struct Arrival {
 
 impl Arrival {
     /// Takes the connection over, on the core that was given it.
-    pub fn into_stream(self) -> Stream {
-        Stream::accepted(self.socket, self.counted)
+    pub fn into_stream(self, sockets: &Sockets) -> io::Result<Stream> {
+        Stream::accepted(self.socket, self.counted, sockets)
     }
 }
 
@@ -423,7 +424,7 @@ mod tests {
                 let mut arrivals = intake.open().await;
                 let mut streams = Vec::new();
                 while let Some(arrival) = arrivals.next().await {
-                    streams.push(arrival.into_stream());
+                    streams.push(arrival.into_stream(&context.sockets).unwrap());
                 }
                 streams.len()
             }

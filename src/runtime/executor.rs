@@ -3,6 +3,7 @@
 //! Executors are started once per process. What a core runs is its main future's business; before that returns it must
 //! have cancelled and awaited its tasks and dropped its files, because an executor leaks what is still in flight.
 
+use super::sockets::Sockets;
 use super::tick::{Heartbeat, Ticker, idle_tick};
 #[cfg(test)]
 use super::watchdog::Watchdog;
@@ -50,6 +51,8 @@ pub struct CoreContext {
     pub ticker: Ticker,
     /// Passes through its reactor.
     pub reactor: Reactor,
+    /// Its connections are registered here.
+    pub sockets: Sockets,
     /// Whether the node is to end.
     pub stop: Stop,
 }
@@ -333,9 +336,12 @@ async fn run_core<T: 'static, Main: Future<Output = T> + 'static>(
         background: queue("background", 50),
     };
     let reactor = Reactor::new(always);
-    let context = CoreContext { core, cores, queues: queues.clone(), ticker, reactor: reactor.clone(), stop };
+    let (sockets, listening) = Sockets::start(&queues.requests);
+    let context =
+        CoreContext { core, cores, queues: queues.clone(), ticker, reactor: reactor.clone(), sockets, stop };
     // Not in this task's own queue, which is preempted as at first.
     let result = queues.requests.spawn(main(context)).await;
+    listening.cancel().await;
     tick.cancel().await;
     // Descriptors that were dropped close at the next submission, cancelled ones after the kernel's answer to that.
     reactor.pass().await;

@@ -28,6 +28,7 @@ mod scratch;
 mod service;
 pub mod signals;
 mod snapshots;
+pub mod sockets;
 pub mod tick;
 pub mod watchdog;
 pub mod wheel;

@@ -1,42 +1,89 @@
-//! One connection, on its core: glommio's stream, which passes errors on, without its timers.
+//! One connection, on its core: its socket's own system calls, waited for through the core's [`Sockets`].
 
 use super::acceptor::Counted;
-use futures_io::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
-use socket2::Socket;
-use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use super::sockets::{Direction, Registered, Sockets};
+use super::tick::Ticker;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// A connection on its core. A reset by the other side is an error, never an end of file.
 pub struct Stream {
-    stream: TcpStream,
+    // Before the socket: what is closed is not waited for.
+    registered: Registered,
+    socket: TcpStream,
     _counted: Option<Counted>,
 }
 
 impl Stream {
-    pub(super) fn accepted(socket: Socket, counted: Counted) -> Stream {
-        Stream { stream: TcpStream::from(socket), _counted: Some(counted) }
+    pub(super) fn accepted(socket: Socket, counted: Counted, sockets: &Sockets) -> io::Result<Stream> {
+        Stream::new(socket, Some(counted), sockets)
+    }
+
+    fn new(socket: Socket, counted: Option<Counted>, sockets: &Sockets) -> io::Result<Stream> {
+        socket.set_nonblocking(true)?;
+        let socket = TcpStream::from(socket);
+        let registered = sockets.register(&socket)?;
+        Ok(Stream { registered, socket, _counted: counted })
     }
 
     /// Connects to an address, or gives up with `TimedOut`.
-    pub async fn connect(address: SocketAddr, within: Duration) -> io::Result<Stream> {
-        // The kernel's own time-out, not a timer of the executor's.
-        let stream = TcpStream::connect_timeout(address, within).await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream { stream, _counted: None })
+    pub async fn connect(
+        address: SocketAddr,
+        within: Duration,
+        sockets: &Sockets,
+        ticker: &Ticker,
+    ) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let stream = Stream::new(socket, None, sockets)?;
+        let mut too_late = pin!(ticker.sleep(within));
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = stream.poll_connected(cx) {
+                return Poll::Ready(result);
+            }
+            too_late.as_mut().poll(cx).map(|()| Err(ErrorKind::TimedOut.into()))
+        })
+        .await?;
+        Ok(stream)
+    }
+
+    fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.registered.poll(Direction::Write, cx, || match self.socket.peer_addr() {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                Err(self.socket.take_error()?.unwrap_or_else(|| ErrorKind::WouldBlock.into()))
+            }
+            Err(error) => Err(error),
+        })
     }
 
     /// Reads what is there; 0 is the end of what the other side sends.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let mut socket = &self.socket;
+        let read = ready!(self.registered.poll(Direction::Read, cx, || socket.read(into)))?;
+        if read > 0 && read < into.len() {
+            // All that was there: another try would be told so by a system call.
+            self.registered.exhausted(Direction::Read);
+        }
+        Poll::Ready(Ok(read))
     }
 
     /// Writes as much as there is room for.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let mut socket = &self.socket;
+        self.registered.poll(Direction::Write, cx, || socket.write(bytes))
     }
 
     /// Writes as much of several pieces as there is room for, in one system call.
@@ -45,17 +92,18 @@ impl Stream {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+        let mut socket = &self.socket;
+        self.registered.poll(Direction::Write, cx, || socket.write_vectored(pieces))
     }
 
     /// Says that nothing more will be written; what was written is still delivered.
-    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_shutdown(cx, Shutdown::Write).map_err(io::Error::from)
+    pub fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown(Shutdown::Write))
     }
 
     /// Who is at the other end.
     pub fn remote(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr().map_err(io::Error::from)
+        self.socket.peer_addr()
     }
 }
 
@@ -68,8 +116,6 @@ pub async fn resolve(name: String) -> io::Result<Vec<SocketAddr>> {
 mod tests {
     use super::*;
     use crate::runtime::executor::{CoreContext, start};
-    use std::future::{Future, poll_fn};
-    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream as StdStream};
     use std::sync::mpsc;
     use std::thread;
@@ -92,9 +138,13 @@ mod tests {
             client(listener.accept().unwrap().0);
             done.send(()).unwrap();
         });
-        let main = move |_: CoreContext| {
+        let main = move |context: CoreContext| {
             let body = body.clone();
-            async move { body(Stream::connect(address, Duration::from_secs(5)).await.unwrap()).await }
+            async move {
+                let (sockets, ticker) = (&context.sockets, &context.ticker);
+                let stream = Stream::connect(address, Duration::from_secs(5), sockets, ticker).await;
+                body(stream.unwrap()).await
+            }
         };
         let result = start(&[None], main).unwrap().join().unwrap().remove(0);
         accepted.recv().unwrap();
@@ -143,8 +193,10 @@ mod tests {
     #[test]
     fn nobody_there_is_an_error() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let main = move |_: CoreContext| async move {
-            Stream::connect(free, Duration::from_secs(5)).await.map(drop).map_err(|error| error.kind())
+        let main = move |context: CoreContext| async move {
+            let (sockets, ticker) = (&context.sockets, &context.ticker);
+            let stream = Stream::connect(free, Duration::from_secs(5), sockets, ticker).await;
+            stream.map(drop).map_err(|error| error.kind())
         };
         let result = start(&[None], main).unwrap().join().unwrap();
         assert_eq!(result, [Err(io::ErrorKind::ConnectionRefused)]);

@@ -3,7 +3,7 @@
 //! Connections are taken from the first moment on, so that probes and clients are told that the node is starting. Nothing
 //! is read or written before every core has recovered and made its start batch durable.
 
-use super::acceptor::{Arrival, Arrivals, Port};
+use super::acceptor::{Arrivals, Port};
 use super::clock;
 use super::core::{Core, CoreParts};
 use super::disk::DirDisk;
@@ -12,6 +12,7 @@ use super::log_writer::LogWriter;
 use super::net::Stream;
 use super::node::{NodeError, Plan, open_options};
 use super::snapshots::Snapshots;
+use super::sockets::Sockets;
 use super::tick::Ticker;
 use crate::admin;
 use crate::cluster::epoch::{Epoch, EpochError, Member};
@@ -70,6 +71,7 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
             core.clone(),
             Rc::clone(&server),
             Arc::clone(&plan.counters),
+            context.sockets.clone(),
             arrivals,
         )),
         context.queues.log.spawn(LogWriter::run(core.clone())),
@@ -220,10 +222,20 @@ fn founding_epoch(plan: &Plan) -> Epoch {
 }
 
 /// Serves the connections that this core is given, until the acceptor ends.
-async fn accept(core: Core, server: Rc<Server<Core>>, counters: Arc<[Counters]>, mut arrivals: Arrivals) {
+async fn accept(
+    core: Core,
+    server: Rc<Server<Core>>,
+    counters: Arc<[Counters]>,
+    sockets: Sockets,
+    mut arrivals: Arrivals,
+) {
     let pages = Pages::new(core.clone());
     while let Some(arrival) = arrivals.next().await {
-        serve_connection(&core, &server, &pages, &counters, arrival);
+        let port = arrival.port;
+        match arrival.into_stream(&sockets) {
+            Ok(stream) => serve_connection(&core, &server, &pages, &counters, port, stream),
+            Err(error) => tracing::warn!(%error, "a connection cannot be taken over"),
+        }
     }
 }
 
@@ -232,10 +244,9 @@ fn serve_connection(
     server: &Rc<Server<Core>>,
     pages: &Rc<Pages<Core>>,
     counters: &Arc<[Counters]>,
-    arrival: Arrival,
+    port: Port,
+    stream: Stream,
 ) {
-    let port = arrival.port;
-    let stream = arrival.into_stream();
     let task = match port {
         Port::Clients => core.queues().requests.spawn(Rc::clone(server).serve(stream, server::Port::Client)),
         Port::Peers => core.queues().requests.spawn(Rc::clone(server).serve(stream, server::Port::Peer)),
