@@ -85,11 +85,8 @@ pub(crate) fn run(bench: &Bench, peers: &[Peer]) -> Result<Vec<Outcome>, Box<dyn
             ),
         }
     }
-    println!("\nWhat an acknowledgement of a write promises here");
-    println!(
-        "  ringcore: on the disk of one of one replicas (fdatasync or O_DSYNC), linearizable per key; batches are"
-    );
-    println!("  not atomic");
+    println!("\nWhat an acknowledgement of a write promises here:");
+    println!("  ringcore: on the disk of one replica of one, linearizable per key; batches are not atomic");
     there.iter().for_each(|peer| println!("  {}", peer.promise()));
     println!();
     let node = bench.start_filled(&bench.node("flushed"), SERVER_CORE, "node")?;
