@@ -74,8 +74,8 @@ impl Bench {
         self.clear()?;
         let outcome = match comparison {
             Comparison::Durable => self.durable(),
-            Comparison::Get => self.beside_empty("get", Kind::Read, 1.25),
-            Comparison::Put => self.beside_empty("put", Kind::Update, 1.40),
+            Comparison::Get => self.beside_empty("get", Kind::Read, 1.15),
+            Comparison::Put => self.beside_empty("put", Kind::Update, 1.30),
             Comparison::Cores => self.cores(),
             Comparison::Before => self.before(),
             Comparison::Idle => self.idle(),
@@ -236,7 +236,7 @@ impl Bench {
             rates.push((parts + logs) as f64 / 1_000.0 / ms as f64);
         }
         let what = format!("records read, {parts} from parts, {logs} from the log");
-        findings.push(Finding::new(what, Spread::of(&rates), "M/s per core", Target::AtLeast(1.0)));
+        findings.push(Finding::new(what, Spread::of(&rates), "M/s per core", Target::AtLeast(1.5)));
         server.stop()?;
         Ok(Outcome { comparison: "recovery", figures: Vec::new(), findings })
     }
