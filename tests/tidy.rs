@@ -30,6 +30,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
             "src/client/",
             "bench-harness/src/plain.rs",
             "bench-harness/src/client/",
+            "bench-harness/src/micro.rs",
             "build.rs",
             "tests/",
         ],

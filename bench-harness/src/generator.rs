@@ -411,7 +411,10 @@ impl<'a, D: Dial> Thread<'a, D> {
             self.backlog.push_back(intended);
             schedule.advance();
         }
-        while let Some(intended) = self.backlog.front().copied() {
+        // What could not be begun before the end is not begun after it: the throughput is that of the time measured.
+        while now < self.end_ns
+            && let Some(intended) = self.backlog.front().copied()
+        {
             let Some(line) = self.line_with_room(usize::MAX) else { break };
             self.backlog.pop_front();
             self.begin(line, intended);
@@ -464,8 +467,10 @@ impl<'a, D: Dial> Thread<'a, D> {
     }
 
     fn begin(&mut self, line: usize, intended_ns: u64) {
-        let filling = matches!(self.load.until, Until::Filled { .. });
-        let kind = if filling { Kind::Insert } else { self.load.mix.choose(&mut self.prng) };
+        let kind = match self.load.until {
+            Until::Time { .. } => self.load.mix.choose(&mut self.prng),
+            Until::Filled { .. } => Kind::Insert,
+        };
         let action = match kind {
             Kind::Read | Kind::ReadModifyWrite => Action::Read,
             Kind::Update | Kind::Insert => Action::Write,
@@ -474,25 +479,16 @@ impl<'a, D: Dial> Thread<'a, D> {
         };
         self.request.reset(action);
         self.request.token = if action == Action::Scan { self.prng.next_u64() } else { 0 };
-        let batch = if matches!(kind, Kind::Scan | Kind::ReadModifyWrite) { 1 } else { self.load.batch };
+        let keys = match kind {
+            Kind::Scan => 0,
+            Kind::ReadModifyWrite => 1,
+            Kind::Read | Kind::Update | Kind::Insert | Kind::Delete => self.load.batch,
+        };
         let mut record = 0;
         self.distinct.clear();
-        for _ in 0..if action == Action::Scan { 0 } else { batch } {
-            record = match kind {
-                Kind::Insert if filling => {
-                    let Until::Filled { records } = self.load.until else {
-                        unreachable!("it was just looked at")
-                    };
-                    if self.fill_next >= records {
-                        break;
-                    }
-                    let record = self.fill_next;
-                    self.fill_next += self.load.threads as u64;
-                    record
-                }
-                Kind::Insert => self.load.records.insert(),
-                _ => self.choose(batch > 1),
-            };
+        for _ in 0..keys {
+            let Some(next) = self.next_record(kind, keys > 1) else { break };
+            record = next;
             write_key(record, self.load.key_bytes, &mut self.request.keys);
             if action == Action::Write {
                 self.push_value();
@@ -511,6 +507,19 @@ impl<'a, D: Dial> Thread<'a, D> {
             request: None,
         };
         self.send(line, operation, None);
+    }
+
+    /// None: all are written that were to be.
+    fn next_record(&mut self, kind: Kind, batched: bool) -> Option<u64> {
+        match (self.load.until, kind) {
+            (Until::Filled { records }, _) => {
+                let record = self.fill_next;
+                self.fill_next += self.load.threads as u64;
+                (record < records).then_some(record)
+            }
+            (Until::Time { .. }, Kind::Insert) => Some(self.load.records.insert()),
+            (Until::Time { .. }, _) => Some(self.choose(batched)),
+        }
     }
 
     /// A record; within a batch none twice.
@@ -572,6 +581,9 @@ impl<'a, D: Dial> Thread<'a, D> {
     fn flush(&mut self, now: u64, ended: &mut Vec<Ended>) {
         for line in 0..self.lines.len() {
             match &mut self.lines[line] {
+                Line::Up(connection) if connection.is_spent() => {
+                    self.lines[line] = Line::Down { retry_ns: now }
+                }
                 Line::Up(connection) => {
                     let blocked = connection.is_blocked();
                     let result = connection.flush();

@@ -9,6 +9,7 @@ mod empty;
 mod generator;
 mod machine;
 mod measure;
+mod micro;
 mod peers;
 mod plain;
 mod process;
@@ -93,6 +94,12 @@ enum Command {
     ///
     /// Ends with 0 when everything was measured, whether targets were met or not: the table says which were.
     Targets(Targets),
+    /// Measures the parts that every request passes, by themselves: table, clock, ring, messages, log blocks, mailboxes.
+    Micro {
+        /// Rounds of all parts by turns.
+        #[arg(long, value_name = "N", default_value_t = 21, value_parser = clap::value_parser!(u16).range(1..))]
+        rounds: u16,
+    },
     /// Starts a node, writes and reads for a few seconds, restarts it, reads again. Ends with 0 if nothing failed.
     Smoke {
         /// How long the load lasts.
@@ -200,6 +207,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Report { result } => report(&result)?,
         Command::Verify { told, places } => verify::run(&told, &program(&places)?, &places.dir)?,
         Command::Targets(told) => run_targets(told)?,
+        Command::Micro { rounds } => micro::run(usize::from(rounds))?,
         Command::Smoke { seconds, places } => smoke(seconds, places)?,
         Command::Empty { listen, cores, stack } => empty::run(listen, cores, stack)?,
     }

@@ -80,6 +80,8 @@ ends 2 "$ringbench" run --duration 1s
 ends 0 "$ringbench" limit --duration 500ms --warmup 0ms --dir limit
 ends 0 "$ringbench" verify --duration 3s --kill-every 1s --writers 8 --dir verify
 says 'no acknowledged write is missing or wrong'
+ends 0 "$ringbench" micro --rounds 1
+says "mailbox"
 ends 0 env PATH=/nowhere "$ringbench" compare --with etcd,redis --rounds 1 --round-ms 200 --records 1000 --dir peers
 says 'etcd is not installed: skipped'
 echo "ringbench: every command does what it says"

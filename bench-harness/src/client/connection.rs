@@ -34,6 +34,11 @@ impl<S: Session> Connection<S> {
         self.session.has_room()
     }
 
+    /// Is another one to be made in its place? Nothing is open on it.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.session.is_spent()
+    }
+
     /// Requests without an answer.
     pub(crate) fn open_requests(&self) -> usize {
         self.session.open()

@@ -34,6 +34,10 @@ impl Session for Etcd {
         self.http2.has_room()
     }
 
+    fn is_spent(&self) -> bool {
+        self.http2.is_spent()
+    }
+
     fn begin(&mut self, request: &Request, tag: u32) {
         self.message.clear();
         self.message.resize(PREFIX_BYTES, 0);

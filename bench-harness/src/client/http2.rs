@@ -13,6 +13,8 @@ const FRAME_HEADER_BYTES: usize = 9;
 const WINDOW_STEP: u32 = 1 << 30;
 /// What may wait for the stream's window before no more is taken.
 const STREAM_QUEUE_BYTES: usize = 1 << 20;
+/// Streams have 31 bits.
+const LAST_STREAM: u32 = i32::MAX as u32;
 /// gRPC's prefix: a byte that says "not compressed", the length of the message.
 pub(crate) const PREFIX_BYTES: usize = 5;
 
@@ -137,6 +139,11 @@ impl Http2 {
             && self.waiting.is_empty()
             && self.open < self.streams_max
             && self.stream.as_ref().is_none_or(|stream| stream.out.len() < STREAM_QUEUE_BYTES)
+    }
+
+    /// Will it begin no call any more, and has none open? The server has sent it away, or its streams are used up.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.leaving && self.open == 0
     }
 
     /// Calls without an answer, the open stream left out.
@@ -459,6 +466,7 @@ impl Http2 {
         const SCHEME_HTTP: u8 = 0x86;
         let id = self.next_stream;
         self.next_stream += 2;
+        self.leaving |= self.next_stream > LAST_STREAM;
         if self.calls.is_empty() {
             self.first_stream = id;
         }
@@ -683,10 +691,21 @@ mod tests {
         frame(&mut answers, GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
         let ended: Vec<_> = take_in(&mut http2, &answers);
         assert!(ended.iter().all(|end| end.answer == Answer::Refused(Refusal::NotBegun)));
-        assert_eq!((ended.len(), http2.open(), http2.has_room()), (2, 1, false));
+        assert_eq!((ended.len(), http2.open(), http2.has_room(), http2.is_spent()), (2, 1, false, false));
         let mut cut = Vec::new();
         http2.cut(&mut |end| cut.push(end));
+        assert!(http2.is_spent());
         assert_eq!(cut, [Ended { tag: 0, answer: Answer::Refused(Refusal::Cut) }]);
+    }
+
+    #[test]
+    fn connection_whose_streams_are_used_up_is_spent() {
+        let mut http2 = http2();
+        (http2.next_stream, http2.first_stream) = (LAST_STREAM - 2, LAST_STREAM - 2);
+        http2.unary(0, 1, &mut message(b""));
+        assert!(http2.has_room());
+        http2.unary(0, 2, &mut message(b""));
+        assert!(!http2.has_room() && !http2.is_spent(), "the last one has no answer yet");
     }
 
     #[test]

@@ -161,6 +161,11 @@ pub(crate) trait Session {
     /// May a request be begun now?
     fn has_room(&self) -> bool;
 
+    /// Is it of no more use, with nothing open? Then its owner makes another one.
+    fn is_spent(&self) -> bool {
+        false
+    }
+
     /// Begins a request. `tag` comes back with its answer; it is not in use.
     fn begin(&mut self, request: &Request, tag: u32);
 

@@ -82,6 +82,10 @@ impl Session for Ringcore {
         self.http2.has_room()
     }
 
+    fn is_spent(&self) -> bool {
+        self.http2.is_spent() && self.piped_open == 0
+    }
+
     fn begin(&mut self, request: &Request, tag: u32) {
         self.message.clear();
         self.message.resize(PREFIX_BYTES, 0);
