@@ -10,7 +10,7 @@ use crate::workload::mix::{Kind, Mix};
 use crate::workload::values::{Filler, Sizes};
 use hdrhistogram::Histogram;
 use ringcore::types::prng::Prng;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::thread::set_current_timer_slack;
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -343,15 +343,18 @@ impl<'a, D: Dial> Thread<'a, D> {
                 Some(schedule) => self.begin_due(schedule, now),
                 None => self.begin_closed(now),
             };
-            let over = due_ns.is_none() && self.again.is_empty();
-            if over && (self.open == 0 || now >= self.end_ns.saturating_add(DRAIN_NS)) {
+            let idle = self.open == 0 && self.again.is_empty();
+            if due_ns.is_none() && (idle || now >= self.end_ns.saturating_add(DRAIN_NS)) {
                 break;
             }
             self.flush(now, &mut ended);
             let wait_ns = due_ns.map_or(GLANCE_NS, |due| due.saturating_sub(self.now_ns()).min(GLANCE_NS));
             let timeout = Timespec { tv_sec: 0, tv_nsec: wait_ns as i64 };
-            epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))
-                .or_else(|error| if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error) })?;
+            // ppoll first: epoll's own wait counts in milliseconds.
+            let mut ready = [PollFd::new(&self.poll, PollFlags::IN)];
+            uninterrupted(poll(&mut ready, Some(&timeout)))?;
+            let room = rustix::buffer::spare_capacity(&mut events);
+            uninterrupted(epoll::wait(&self.poll, room, Some(&Timespec::default())))?;
             for event in events.drain(..) {
                 self.receive(event.data.u64() as usize, &mut ended);
             }
@@ -362,7 +365,7 @@ impl<'a, D: Dial> Thread<'a, D> {
         }
         let now = self.now_ns();
         self.seen.measured = Duration::from_nanos(now.min(self.end_ns).saturating_sub(self.warm_up_ns));
-        self.seen.unanswered = self.open as u64;
+        self.seen.unanswered = (self.open + self.again.len()) as u64;
         self.seen.never_begun = self.backlog.len() as u64;
         self.tell_second();
         self.tell_filled();
@@ -675,6 +678,11 @@ impl<'a, D: Dial> Thread<'a, D> {
             }
         }
     }
+}
+
+/// A signal is no failure: nothing is ready then.
+fn uninterrupted(waited: rustix::io::Result<usize>) -> io::Result<usize> {
+    waited.or_else(|error| if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error.into()) })
 }
 
 /// Does a failure say that the same request may be done later? A write that may have been done has the same name again.
