@@ -264,7 +264,7 @@ where
         cores.heartbeats.push(Arc::clone(&heartbeat));
         gates.push(go);
         let body = move || {
-            let (executor, always) = match make(core, cpu) {
+            let (executor, files) = match make(core, cpu) {
                 Ok(made) => made,
                 Err(error) => {
                     // The starter may have given up already.
@@ -276,7 +276,7 @@ where
             drop(ready);
             // Blocking is harmless here: nothing runs on this executor yet.
             gate.recv().ok()?;
-            Some(executor.run(run_core(core, count, preempt, heartbeat, stop, always, main)))
+            Some(executor.run(run_core(core, count, preempt, heartbeat, stop, files, main)))
         };
         let thread = thread::Builder::new().name(format!("core-{core}")).spawn(body);
         cores.threads.push(thread.map_err(|source| StartError::Thread { core, source })?);
@@ -298,8 +298,16 @@ fn await_ready(made: &mpsc::Receiver<Result<(), StartError>>, cores: usize) -> R
     Ok(())
 }
 
-/// An executor on this thread, and the descriptor for its [`Reactor`].
-fn make(core: CoreId, cpu: Cpu) -> Result<(LocalExecutor, OwnedFd), StartError> {
+/// Descriptors of an executor that are had before any core runs, so that a process out of them is told in order.
+struct Files {
+    /// Of the [`Reactor`].
+    always: OwnedFd,
+    /// Of the [`Sockets`].
+    epoll: OwnedFd,
+}
+
+/// An executor on this thread, and what its core needs beside it.
+fn make(core: CoreId, cpu: Cpu) -> Result<(LocalExecutor, Files), StartError> {
     let failed = |message: String| StartError::Executor { core, message };
     // Before the thread is pinned: glommio starts a thread for blocking calls here, which inherits the affinity, and it
     // must not take turns with the core.
@@ -311,12 +319,13 @@ fn make(core: CoreId, cpu: Cpu) -> Result<(LocalExecutor, OwnedFd), StartError> 
         .map_err(|error| failed(error.to_string()))?;
     let always = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|error| failed(io::Error::from(error).to_string()))?;
+    let epoll = Sockets::epoll().map_err(|error| failed(error.to_string()))?;
     if let Some(cpu) = cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
     {
         return Err(StartError::Pin { core, cpu });
     }
-    Ok((executor, always))
+    Ok((executor, Files { always, epoll }))
 }
 
 async fn run_core<T: 'static, Main: Future<Output = T> + 'static>(
@@ -325,7 +334,7 @@ async fn run_core<T: 'static, Main: Future<Output = T> + 'static>(
     preempt: Duration,
     heartbeat: Arc<Heartbeat>,
     stop: Stop,
-    always: OwnedFd,
+    files: Files,
     main: impl FnOnce(CoreContext) -> Main,
 ) -> T {
     let queue = |name, shares| Queue::new(name, shares, preempt);
@@ -335,15 +344,15 @@ async fn run_core<T: 'static, Main: Future<Output = T> + 'static>(
         log: queue("log", 1_000),
         background: queue("background", 50),
     };
-    let reactor = Reactor::new(always);
-    let (sockets, listening) = Sockets::start(&queues.requests);
+    let reactor = Reactor::new(files.always);
+    let (sockets, listening) = Sockets::start(files.epoll, &queues.requests, ticker.clone());
     let context =
         CoreContext { core, cores, queues: queues.clone(), ticker, reactor: reactor.clone(), sockets, stop };
     // Not in this task's own queue, which is preempted as at first.
     let result = queues.requests.spawn(main(context)).await;
     listening.cancel().await;
     tick.cancel().await;
-    // Descriptors that were dropped close at the next submission, cancelled ones after the kernel's answer to that.
+    // Files that were dropped close at the next submission, cancelled ones after the kernel's answer to that.
     reactor.pass().await;
     reactor.pass().await;
     result

@@ -1,8 +1,8 @@
 //! The executor and what hangs on it: the only place that names glommio. Moves time, bytes, messages and descriptors;
 //! decides nothing about data.
 //!
-//! glommio has defects that this module lives around: an executor can fall asleep with work to do until the next tick
-//! (`tick`), its own timers leak (`wheel`), its listeners share ports with strangers (`acceptor`). `tests/soak.rs` shows that
+//! glommio has defects that this module lives around: an executor can fall asleep with work to do, deaf to its sockets,
+//! until the next tick (`tick`), its own timers leak (`wheel`), its listeners share ports with strangers (`acceptor`). `tests/soak.rs` shows that
 //! each stays bounded, and is to be run before its version is changed.
 
 pub mod acceptor;

@@ -177,6 +177,66 @@ mod tests {
     }
 
     #[test]
+    fn writer_that_the_client_holds_up_goes_on_when_it_reads() {
+        const BYTES: usize = 32 << 20;
+        let client = |mut client: StdStream| {
+            let mut read = Vec::new();
+            client.read_to_end(&mut read).unwrap();
+            assert_eq!((read.len(), read[BYTES - 1]), (BYTES, 7));
+        };
+        let blocked = on_stream(client, async |mut stream: Stream| {
+            let (bytes, mut sent, mut blocked) = (vec![7; BYTES], 0, 0);
+            while sent < BYTES {
+                let write = poll_fn(|cx| {
+                    let polled = stream.poll_write(cx, &bytes[sent..]);
+                    blocked += u64::from(polled.is_pending());
+                    polled
+                });
+                sent += write.await.unwrap();
+            }
+            poll_fn(|cx| stream.poll_shutdown(cx)).await.unwrap();
+            blocked
+        });
+        assert!(blocked > 0, "the socket's buffer took everything at once");
+    }
+
+    /// More than one look at the kernel tells of, all at once.
+    #[test]
+    fn every_one_of_many_sockets_is_heard() {
+        const SOCKETS: usize = 700;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients = thread::spawn(move || {
+            let mut clients: Vec<_> = (0..SOCKETS).map(|_| listener.accept().unwrap().0).collect();
+            // The last one has been registered when it says so.
+            clients[SOCKETS - 1].read_exact(&mut [0]).unwrap();
+            clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
+            clients.iter_mut().for_each(|client| assert_eq!(client.read(&mut [0; 9]).unwrap(), 1));
+        });
+        let main = move |context: CoreContext| async move {
+            let mut echoes = Vec::new();
+            for number in 1..=SOCKETS {
+                let (sockets, ticker) = (&context.sockets, &context.ticker);
+                let stream = Stream::connect(address, Duration::from_secs(30), sockets, ticker).await;
+                let mut stream = stream.unwrap();
+                if number == SOCKETS {
+                    assert_eq!(poll_fn(|cx| stream.poll_write(cx, b"!")).await.unwrap(), 1);
+                }
+                echoes.push(context.queues.requests.spawn(async move {
+                    let mut piece = [0; 5];
+                    assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut piece)).await.unwrap(), 1);
+                    assert_eq!(poll_fn(|cx| stream.poll_write(cx, b"y")).await.unwrap(), 1);
+                }));
+            }
+            for echo in echoes {
+                echo.await;
+            }
+        };
+        start(&[None], main).unwrap().join().unwrap();
+        clients.join().unwrap();
+    }
+
+    #[test]
     fn reset_is_an_error_and_no_end() {
         let client = |mut client: StdStream| {
             client.read_exact(&mut [0]).unwrap();

@@ -5,6 +5,7 @@
 //! socket by itself would take a submission and a completion per read, and each completion interrupts the core.
 
 use super::executor::{Queue, Task};
+use super::tick::Ticker;
 use glommio::io::PollableFd;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use slotmap::{DefaultKey, Key as _, KeyData, SlotMap};
@@ -16,6 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 /// Sockets that one look at the kernel tells of.
 const EVENTS_PER_LOOK: usize = 256;
+/// Looks, while each is full, before others have their turn.
+const LOOKS: usize = 8;
 
 /// A core's sockets. Clones are the same.
 #[derive(Clone)]
@@ -46,12 +49,16 @@ struct Side {
 }
 
 impl Sockets {
+    /// What [`Sockets::start`] needs of the system.
+    pub(super) fn epoll() -> io::Result<OwnedFd> {
+        Ok(epoll::create(epoll::CreateFlags::CLOEXEC)?)
+    }
+
     /// Starts to listen for what the kernel has to tell; the task ends when it is cancelled.
-    pub(super) fn start(queue: &Queue) -> (Sockets, Task<()>) {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("the process may open one more file");
+    pub(super) fn start(epoll: OwnedFd, queue: &Queue, ticker: Ticker) -> (Sockets, Task<()>) {
         let epoll = PollableFd::new(epoll).expect("called on an executor");
         let sockets = Sockets(Rc::new(Inner { epoll, sides: RefCell::default() }));
-        let task = queue.spawn(listen(Rc::clone(&sockets.0)));
+        let task = queue.spawn(listen(Rc::clone(&sockets.0), ticker));
         (sockets, task)
     }
 
@@ -126,18 +133,24 @@ impl Side {
     }
 }
 
-async fn listen(inner: Rc<Inner>) {
+async fn listen(inner: Rc<Inner>, ticker: Ticker) {
     let mut events = Vec::with_capacity(EVENTS_PER_LOOK);
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
-        inner.epoll.readable().await.expect("an open epoll instance can be polled");
-        let spare = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(inner.epoll.get_ref(), spare, Some(&now)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => unreachable!("an open epoll instance tells its events: {error}"),
+        if inner.epoll.readable().await.is_err() {
+            // The kernel has no memory for one more wait: what has come by the next tick is looked at then.
+            ticker.next_tick().await;
         }
-        for event in events.drain(..) {
-            inner.tell(DefaultKey::from(KeyData::from_ffi(event.data.u64())), event.flags);
+        for _ in 0..LOOKS {
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            // A look that a signal cut short has found nothing; the next wait ends at once.
+            let found = epoll::wait(inner.epoll.get_ref(), spare, Some(&now)).unwrap_or(0);
+            for event in events.drain(..) {
+                inner.tell(DefaultKey::from(KeyData::from_ffi(event.data.u64())), event.flags);
+            }
+            if found < EVENTS_PER_LOOK {
+                break;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The tick: the one timer that an executor has, and the deadlines that hang on it.
 //!
-//! glommio's executor can park with runnable tasks, until an event or a timer wakes it. So every executor has a timer that
+//! glommio's executor can park with runnable tasks, until a timer, a bell or a file's completion wakes it; a socket does not
+//! if the task left lying is the one that listens to all of them (`sockets`). So every executor has a timer that
 //! comes again and again, and every other deadline of the core lies on a wheel (`wheel`) that this one turns. While
 //! somebody holds a [`Busy`] it ticks every 5 ms, else far more rarely: a tick every 10 ms costs 1 % of a core.
 //!
