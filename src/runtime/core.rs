@@ -225,6 +225,12 @@ impl Core {
     }
 
     fn step_at(&self, now: Now, event: Event) {
+        self.feed(now, event);
+        self.after_steps();
+    }
+
+    /// As [`Core::step`], but for what follows: many events, and then once [`Core::after_steps`].
+    fn feed(&self, now: Now, event: Event) {
         let inner = &self.0;
         if inner.halted.get() {
             return;
@@ -234,8 +240,14 @@ impl Core {
         while let Some(effect) = effects.pop() {
             self.perform(now, effect);
         }
-        drop(effects);
-        self.after_steps();
+    }
+
+    /// Has the memory fetched that requests for keys of this core are about to read.
+    fn prefetch<'r>(&self, requests: impl Iterator<Item = &'r Request>) {
+        let keys = requests.filter_map(|request| request.operation.key());
+        let placed = keys.map(|key| (Token::of(key), &key[..]));
+        let own = placed.filter(|(token, _)| token.slot().core(self.0.parts.cores) == self.0.parts.id);
+        self.with_machine(|machine| machine.replica().shard().table().prefetch(own));
     }
 
     fn perform(&self, now: Now, effect: Effect) {
@@ -265,6 +277,9 @@ impl Core {
     /// What follows from new state: the log may have work, and the tick its pace.
     fn after_steps(&self) {
         let inner = &self.0;
+        if !self.is_installed() {
+            return;
+        }
         let (busy, durable) =
             self.with_machine(|machine| (machine.is_busy(), machine.replica().log().durable().0));
         if busy {
@@ -296,6 +311,39 @@ impl Core {
         late.into_iter().for_each(Waker::wake);
         self.0.parts.disk.follow(now, self.0.log.written_bytes());
         self.show(now);
+    }
+
+    /// The core that owns the key of a request.
+    fn owner(&self, request: &Request) -> CoreId {
+        let key = request.operation.key().expect("a request without a key names its core");
+        Token::of(key).slot().core(self.0.parts.cores)
+    }
+
+    /// Sends a request on its way; its reply is to be waited for. [`Core::after_steps`] is still to be called.
+    fn send(&self, now: Now, core: CoreId, request: Request) -> ReplyFuture {
+        let inner = &self.0;
+        let write = request.operation.is_write();
+        let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
+        let refusal = match self.phase() {
+            Phase::Serving if core == inner.parts.id => {
+                self.feed(now, Event::Request { from: asker, request });
+                None
+            }
+            Phase::Serving => {
+                inner.measured.borrow_mut().hops += 1;
+                let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
+                inner.unposted.ring();
+                sent.is_err()
+                    .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
+            }
+            Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
+            Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),
+        };
+        if let Some(failure) = refusal {
+            let failure = if write { failure } else { failure.of_read() };
+            self.reply(now, asker, Err(failure));
+        }
+        ReplyFuture { core: self.clone(), asker, done: false }
     }
 
     /// Publishes the core's numbers.
@@ -346,9 +394,17 @@ impl Core {
             inbox.ready().await;
             let mut letters = Vec::new();
             inbox.drain(MAIL_PER_LOOK, |from, mail| letters.push((from, mail)));
-            for (from, mail) in letters {
-                self.take(from, mail);
+            let now = clock::now();
+            if self.is_installed() {
+                self.prefetch(letters.iter().filter_map(|(_, mail)| match mail {
+                    Mail::Ask(Letter::Request(_, request)) => Some(request),
+                    Mail::Ask(_) | Mail::Answer(_) | Mail::Tell(_) => None,
+                }));
             }
+            for (from, mail) in letters {
+                self.take(now, from, mail);
+            }
+            self.after_steps();
         }
     }
 
@@ -360,10 +416,10 @@ impl Core {
         }
     }
 
-    fn take(&self, from: CoreId, mail: Mail<Letter>) {
+    fn take(&self, now: Now, from: CoreId, mail: Mail<Letter>) {
         match mail {
-            Mail::Ask(Letter::Request(asker, request)) => self.step(Event::Request { from: asker, request }),
-            Mail::Answer(Letter::Reply(asker, reply)) => self.reply(clock::now(), asker, reply),
+            Mail::Ask(Letter::Request(from, request)) => self.feed(now, Event::Request { from, request }),
+            Mail::Answer(Letter::Reply(asker, reply)) => self.reply(now, asker, reply),
             Mail::Tell(Letter::PartsComplete) => self.count_complete(),
             Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
                 unreachable!("core {from} sent {letter:?} in the wrong way")
@@ -487,36 +543,22 @@ impl Backend for Core {
     type Sleep = Sleep;
 
     fn submit(&self, request: Request) -> ReplyFuture {
-        let key = request.operation.key().expect("a request without a key names its core");
-        let core = Token::of(key).slot().core(self.0.parts.cores);
-        self.submit_to(core, request)
+        self.submit_to(self.owner(&request), request)
+    }
+
+    fn submit_all(&self, requests: Vec<Request>, replies: &mut impl Extend<ReplyFuture>) {
+        let now = clock::now();
+        if self.phase() == Phase::Serving {
+            self.prefetch(requests.iter());
+        }
+        replies.extend(requests.into_iter().map(|request| self.send(now, self.owner(&request), request)));
+        self.after_steps();
     }
 
     fn submit_to(&self, core: CoreId, request: Request) -> ReplyFuture {
-        let inner = &self.0;
-        let write = request.operation.is_write();
-        let now = clock::now();
-        let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
-        let refusal = match self.phase() {
-            Phase::Serving if core == inner.parts.id => {
-                self.step_at(now, Event::Request { from: asker, request });
-                None
-            }
-            Phase::Serving => {
-                inner.measured.borrow_mut().hops += 1;
-                let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
-                inner.unposted.ring();
-                sent.is_err()
-                    .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
-            }
-            Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
-            Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),
-        };
-        if let Some(failure) = refusal {
-            let failure = if write { failure } else { failure.of_read() };
-            self.reply(now, asker, Err(failure));
-        }
-        ReplyFuture { core: self.clone(), asker, done: false }
+        let reply = self.send(clock::now(), core, request);
+        self.after_steps();
+        reply
     }
 
     fn core(&self) -> CoreId {

@@ -499,11 +499,10 @@ impl<D: Disk> Reading<'_, D> {
                 if ahead.is_empty() {
                     break;
                 }
-                for item in &ahead {
-                    if let Item::Record(_, record) = item {
-                        self.await_soon(record.key);
-                    }
-                }
+                self.prefetch(ahead.iter().filter_map(|item| match item {
+                    Item::Record(_, record) => Some(record.key),
+                    Item::Slot(_) | Item::Core(_) | Item::Carried(..) => None,
+                }));
                 for item in ahead {
                     self.item(dir, part, item)?;
                 }
@@ -535,12 +534,10 @@ impl<D: Disk> Reading<'_, D> {
         Ok(())
     }
 
-    /// Has the memory fetched that a look-up of this key will read.
-    fn await_soon(&self, key: &[u8]) {
-        let token = Token::of(key);
-        if token.slot().core(self.cores) == self.core {
-            self.shard.table().prefetch(token);
-        }
+    /// Has the memory fetched that look-ups of these keys will read.
+    fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let placed = keys.map(|key| (Token::of(key), key));
+        self.shard.table().prefetch(placed.filter(|(token, _)| token.slot().core(self.cores) == self.core));
     }
 
     fn segment(
@@ -561,11 +558,10 @@ impl<D: Disk> Reading<'_, D> {
                 if ahead.is_empty() {
                     break;
                 }
-                for record in &ahead {
-                    if let LogRecord::Record(entry) = record {
-                        self.await_soon(entry.record.key);
-                    }
-                }
+                self.prefetch(ahead.iter().filter_map(|record| match record {
+                    LogRecord::Record(entry) => Some(entry.record.key),
+                    _ => None,
+                }));
                 for record in &ahead {
                     self.record(record, arrival)?;
                 }

@@ -3,6 +3,7 @@
 
 use super::arena::{Arena, ChunkId, Handle};
 use super::class::{self, CHUNK_BYTES, CLASSES, UNIT_BYTES};
+use super::fetch::fetch;
 use super::large::LargeRecords;
 use alloc::vec::Vec;
 
@@ -141,9 +142,15 @@ impl Heap {
         }
     }
 
-    /// Brings the beginning of a cell into the cache. The processor does not wait for it: nothing depends on the read.
-    pub(super) fn touch(&self, handle: Handle) {
-        core::hint::black_box(self.cell(handle)[0]);
+    /// Begins to bring a cell into the cache, the beginning of a large one.
+    pub(super) fn fetch(&self, handle: Handle) {
+        match self.arena.cell(handle) {
+            Some(cell) => {
+                let class = &self.classes[usize::from(self.chunks[handle.chunk() as usize].class)];
+                fetch(&cell[..class.cell_bytes]);
+            }
+            None => fetch(self.large.record(self.page(handle), handle.unit())),
+        }
     }
 
     /// Like [`Heap::cell`].

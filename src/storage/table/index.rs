@@ -81,11 +81,7 @@ impl Index {
 
     /// Where the record of a key is.
     pub(super) fn find(&self, heap: &Heap, token: Token, tag: u8, key: &[u8]) -> Option<Found> {
-        let directory = self.directory(token.slot());
-        if directory.len() == 0 {
-            return None;
-        }
-        let mut next = Some(directory.bucket(directory.entry_of(token)));
+        let mut next = self.first_bucket(token);
         while let Some(at) = next {
             let bucket = Bucket::at(heap, at);
             for (position, record) in bucket.tagged(tag) {
@@ -98,12 +94,10 @@ impl Index {
         None
     }
 
-    /// Brings the first bucket for a token into the cache.
-    pub(super) fn touch(&self, heap: &Heap, token: Token) {
+    /// The first bucket for a token.
+    pub(super) fn first_bucket(&self, token: Token) -> Option<Handle> {
         let directory = self.directory(token.slot());
-        if directory.len() > 0 {
-            heap.touch(directory.bucket(directory.entry_of(token)));
-        }
+        (directory.len() > 0).then(|| directory.bucket(directory.entry_of(token)))
     }
 
     /// Adds a record that is not there yet. On failure nothing has changed but, maybe, the size of a directory.
@@ -223,7 +217,7 @@ impl Index {
     fn run(&self, heap: &Heap, first: Handle) -> Run {
         let items = chain(heap, first).flat_map(|bucket| Bucket::at(heap, bucket).items());
         // The reads of the records overlap if none of them waits for what is made of the one before.
-        Bucket::at(heap, first).items().for_each(|item| heap.touch(item.record));
+        Bucket::at(heap, first).items().for_each(|item| heap.fetch(item.record));
         items.map(|item| Placed { token: self.token_of(packed::key(heap.cell(item.record))), item }).collect()
     }
 

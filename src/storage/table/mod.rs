@@ -9,6 +9,7 @@ mod arena;
 mod bucket;
 mod class;
 mod directory;
+mod fetch;
 mod heap;
 mod index;
 mod large;
@@ -17,11 +18,15 @@ mod oracle;
 mod packed;
 
 use crate::types::{CoreId, RecordRef, SLOTS, Slot, Token};
-use arena::CHUNKS_MAX;
-use bucket::Item;
+use arena::{CHUNKS_MAX, Handle};
+use bucket::{Bucket, Item};
 use core::ops::ControlFlow;
 use heap::Heap;
 use index::{Found, Index};
+use smallvec::SmallVec;
+
+/// Keys whose memory is asked for together without an allocation.
+const PREFETCHED: usize = 64;
 
 /// One core's records. Records are values, tombstones and expired ones alike.
 pub struct Table {
@@ -82,10 +87,18 @@ impl Table {
         place.found.map(|found| packed::read(self.heap.cell(found.record)))
     }
 
-    /// Brings what a look-up of the token reads first into the cache. Worth its while for a batch of tokens, before the
-    /// first of them is looked up: the reads overlap.
-    pub fn prefetch(&self, token: Token) {
-        self.index.touch(&self.heap, token);
+    /// Begins to bring what look-ups of these keys read into the cache. Worth its while before the first of many is
+    /// looked up: the waits for memory overlap.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (Token, &'k [u8])>) {
+        let mut buckets: SmallVec<[(Handle, u8); PREFETCHED]> = SmallVec::new();
+        for (token, key) in keys {
+            let Some(bucket) = self.index.first_bucket(token) else { continue };
+            self.heap.fetch(bucket);
+            buckets.push((bucket, self.tag(key)));
+        }
+        for (bucket, tag) in buckets {
+            Bucket::at(&self.heap, bucket).tagged(tag).for_each(|(_, record)| self.heap.fetch(record));
+        }
     }
 
     /// Takes a record in, in place of the one of its key, whichever is newer.
