@@ -17,12 +17,6 @@ pub trait Backend: Clone + 'static {
     /// be, at the latest one tick after the request's deadline.
     fn submit(&self, request: Request) -> Self::Reply;
 
-    /// Sends requests as [`Backend::submit`] does, and adds their replies in order. Many at once cost less than one by
-    /// one: their waits for memory overlap.
-    fn submit_all(&self, requests: Vec<Request>, replies: &mut impl Extend<Self::Reply>) {
-        replies.extend(requests.into_iter().map(|request| self.submit(request)));
-    }
-
     /// Sends a request that concerns a core rather than a key. As [`Backend::submit`].
     fn submit_to(&self, core: CoreId, request: Request) -> Self::Reply;
 

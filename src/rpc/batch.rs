@@ -44,12 +44,9 @@ pub(crate) async fn read<B: Backend>(
     let (mut sent, mut largest) = (0, 0);
     for index in 0..keys.len() {
         let window = window(room, largest);
-        // Half a window at a time: many at once cost less each.
-        if sent < keys.len() && replies.len() <= window / 2 {
-            let next = &keys[sent..keys.len().min(sent + window - replies.len())];
-            let operations = next.iter().map(|key| (reads.operation(key), None));
-            call.submit_all(operations, reads.level, 0, &mut replies);
-            sent += next.len();
+        while sent < keys.len() && replies.len() < window {
+            replies.push_back(reads.submit(call, &keys[sent], reads.level));
+            sent += 1;
         }
         let reply = replies.pop_front().expect("the window is never empty").await;
         let result = match reads.finish(call, &keys[index], kv::read(reply)).await {
@@ -86,30 +83,23 @@ pub(crate) async fn write<B: Backend>(
     }
     let count = writes.len();
     let mut results = Vec::with_capacity(count);
-    // A write is on its way, or was malformed.
-    let mut begun = VecDeque::new();
-    let mut replies = VecDeque::new();
+    let mut waiting = VecDeque::new();
     let mut writes = writes.into_iter().enumerate();
     for index in 0..count {
-        // Half a window at a time: many at once cost less each.
-        if begun.len() <= OUTSTANDING_MAX / 2 {
-            let next = writes.by_ref().take(OUTSTANDING_MAX - begun.len());
-            let operations = next.filter_map(|(position, write)| {
-                // Without a request id none of the batch has an identity, although id + position would not be 0.
-                let id = if request.request_id == 0 { 0 } else { request.request_id + position as u64 };
-                let identity = OperationId::new(request.client_id, id);
-                let (operation, refused) = match operation(write) {
-                    Ok(operation) => (Some((operation, identity)), None),
-                    Err(failure) => (None, Some(failure)),
-                };
-                begun.push_back(refused);
-                operation
-            });
-            call.submit_all(operations, level, request.done_below, &mut replies);
+        while waiting.len() < OUTSTANDING_MAX
+            && let Some((position, write)) = writes.next()
+        {
+            // Without a request id none of the batch has an identity, although id + position would not be 0.
+            let id = if request.request_id == 0 { 0 } else { request.request_id + position as u64 };
+            let identity = OperationId::new(request.client_id, id);
+            waiting.push_back(
+                operation(write)
+                    .map(|operation| call.submit_as(operation, level, identity, request.done_below)),
+            );
         }
-        let outcome = match begun.pop_front().expect("the window is never empty") {
-            None => kv::written(replies.pop_front().expect("each write has its reply").await),
-            Some(failure) => Err(failure),
+        let outcome = match waiting.pop_front().expect("the window is never empty") {
+            Ok(reply) => kv::written(reply.await),
+            Err(failure) => Err(failure),
         };
         results.push(match outcome {
             Ok(written) => v1::WriteResult {
@@ -135,8 +125,8 @@ struct Reads {
 }
 
 impl Reads {
-    fn operation(&self, key: &Bytes) -> Operation {
-        Operation::Read { key: key.clone(), value: self.values }
+    fn submit<B: Backend>(&self, call: &Call<B>, key: &Bytes, level: Level) -> B::Reply {
+        call.submit(Operation::Read { key: key.clone(), value: self.values }, level)
     }
 
     /// Asks a quorum where one replica lags behind the session.
@@ -148,7 +138,7 @@ impl Reads {
     ) -> Result<v1::ReadResult, Failure> {
         let mut answer = answer?;
         if self.level == Level::One && answer.version < self.floor {
-            answer = kv::read(call.submit(self.operation(key), Level::Quorum).await)?;
+            answer = kv::read(self.submit(call, key, Level::Quorum).await)?;
         }
         Ok(v1::ReadResult {
             value: answer.value,

@@ -92,19 +92,6 @@ impl<B: Backend> Call<B> {
         self.server.backend.submit(Request { operation, level, identity, done_below, deadline })
     }
 
-    /// As [`Call::submit_as`], many at once: their replies are added in order.
-    pub(crate) fn submit_all(
-        &self,
-        operations: impl Iterator<Item = (Operation, Option<OperationId>)>,
-        level: Level,
-        done_below: u64,
-        replies: &mut impl Extend<B::Reply>,
-    ) {
-        let deadline = self.deadline;
-        let request = |(operation, identity)| Request { operation, level, identity, done_below, deadline };
-        self.server.backend.submit_all(operations.map(request).collect(), replies);
-    }
-
     /// Sends an operation to a core.
     pub(crate) fn submit_to(&self, core: CoreId, operation: Operation, level: Level) -> B::Reply {
         let deadline = self.deadline;

@@ -31,6 +31,9 @@ use std::task::{Context, Poll, Waker};
 
 /// Messages taken from each other core per look into the mailbox.
 const MAIL_PER_LOOK: usize = 128;
+/// Requests whose memory is asked for before the first of them is looked at: what they read has room in the first cache
+/// or close behind it.
+const TAKEN_TOGETHER: usize = 64;
 /// Latencies are shown for the last ten seconds.
 const WINDOW_NS: u64 = 10_000_000_000;
 
@@ -82,8 +85,10 @@ struct Inner {
     effects: RefCell<Effects>,
     calls: RefCell<Calls>,
     log: LogWriter,
-    /// Letters were sent since the others were last told.
-    unposted: Bell,
+    /// Requests for keys of this core that came since the last were taken in.
+    gathered: RefCell<Vec<(Asker, Request)>>,
+    /// Requests have gathered, or letters were sent that their receivers have not been told of.
+    gathering: Bell,
     /// Who waits for the log, with the ticket.
     waiting: RefCell<Vec<(Ticket, Waker)>>,
     busy: RefCell<Option<Busy>>,
@@ -168,7 +173,8 @@ impl Core {
             effects: RefCell::default(),
             calls: RefCell::new(Calls::new(id)),
             log,
-            unposted: Bell::default(),
+            gathered: RefCell::default(),
+            gathering: Bell::default(),
             waiting: RefCell::default(),
             busy: RefCell::default(),
             view: RefCell::new(Rc::new(view)),
@@ -221,15 +227,11 @@ impl Core {
 
     /// Lets the machine take an event, and performs what it asks for.
     pub(crate) fn step(&self, event: Event) {
-        self.step_at(clock::now(), event);
-    }
-
-    fn step_at(&self, now: Now, event: Event) {
-        self.feed(now, event);
+        self.feed(clock::now(), event);
         self.after_steps();
     }
 
-    /// As [`Core::step`], but for what follows: many events, and then once [`Core::after_steps`].
+    /// One of many steps, after which [`Core::after_steps`] is called once.
     fn feed(&self, now: Now, event: Event) {
         let inner = &self.0;
         if inner.halted.get() {
@@ -246,16 +248,15 @@ impl Core {
     fn prefetch<'r>(&self, requests: impl Iterator<Item = &'r Request>) {
         let keys = requests.filter_map(|request| request.operation.key());
         let placed = keys.map(|key| (Token::of(key), &key[..]));
-        let own = placed.filter(|(token, _)| token.slot().core(self.0.parts.cores) == self.0.parts.id);
-        self.with_machine(|machine| machine.replica().shard().table().prefetch(own));
+        self.with_machine(|machine| machine.replica().shard().table().prefetch(placed));
     }
 
     fn perform(&self, now: Now, effect: Effect) {
         match effect {
-            Effect::Reply { to, reply } if origin(to) == self.0.parts.id => self.reply(now, to, reply),
+            Effect::Reply { to, reply } if origin(to) == self.0.parts.id => self.reply(now.mono, to, reply),
             Effect::Reply { to, reply } => {
                 self.0.parts.outbox.answer(origin(to), Letter::Reply(to, reply));
-                self.0.unposted.ring();
+                self.0.gathering.ring();
             }
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
@@ -263,11 +264,11 @@ impl Core {
         }
     }
 
-    fn reply(&self, now: Now, to: Asker, reply: Reply) {
+    fn reply(&self, now: Mono, to: Asker, reply: Reply) {
         let Some((waker, begun)) = self.0.calls.borrow_mut().answer(to, reply) else { return };
         let mut measured = self.0.measured.borrow_mut();
         measured.operations += 1;
-        measured.latencies.saturating_record((now.mono.since(begun) / 1_000).max(1));
+        measured.latencies.saturating_record((now.since(begun) / 1_000).max(1));
         drop(measured);
         if let Some(waker) = waker {
             waker.wake();
@@ -277,9 +278,6 @@ impl Core {
     /// What follows from new state: the log may have work, and the tick its pace.
     fn after_steps(&self) {
         let inner = &self.0;
-        if !self.is_installed() {
-            return;
-        }
         let (busy, durable) =
             self.with_machine(|machine| (machine.is_busy(), machine.replica().log().durable().0));
         if busy {
@@ -311,39 +309,6 @@ impl Core {
         late.into_iter().for_each(Waker::wake);
         self.0.parts.disk.follow(now, self.0.log.written_bytes());
         self.show(now);
-    }
-
-    /// The core that owns the key of a request.
-    fn owner(&self, request: &Request) -> CoreId {
-        let key = request.operation.key().expect("a request without a key names its core");
-        Token::of(key).slot().core(self.0.parts.cores)
-    }
-
-    /// Sends a request on its way; its reply is to be waited for. [`Core::after_steps`] is still to be called.
-    fn send(&self, now: Now, core: CoreId, request: Request) -> ReplyFuture {
-        let inner = &self.0;
-        let write = request.operation.is_write();
-        let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
-        let refusal = match self.phase() {
-            Phase::Serving if core == inner.parts.id => {
-                self.feed(now, Event::Request { from: asker, request });
-                None
-            }
-            Phase::Serving => {
-                inner.measured.borrow_mut().hops += 1;
-                let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
-                inner.unposted.ring();
-                sent.is_err()
-                    .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
-            }
-            Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
-            Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),
-        };
-        if let Some(failure) = refusal {
-            let failure = if write { failure } else { failure.of_read() };
-            self.reply(now, asker, Err(failure));
-        }
-        ReplyFuture { core: self.clone(), asker, done: false }
     }
 
     /// Publishes the core's numbers.
@@ -388,41 +353,44 @@ impl Core {
         self.0.measured.borrow_mut().flushes.saturating_record((ns / 1_000).max(1));
     }
 
-    /// Takes letters in and sends them out, until cancelled.
+    /// Takes letters in, until cancelled.
     pub(crate) async fn run_mail(self, mut inbox: Inbox<Letter>) {
         loop {
             inbox.ready().await;
-            let mut letters = Vec::new();
-            inbox.drain(MAIL_PER_LOOK, |from, mail| letters.push((from, mail)));
-            let now = clock::now();
-            if self.is_installed() {
-                self.prefetch(letters.iter().filter_map(|(_, mail)| match mail {
-                    Mail::Ask(Letter::Request(_, request)) => Some(request),
-                    Mail::Ask(_) | Mail::Answer(_) | Mail::Tell(_) => None,
-                }));
-            }
-            for (from, mail) in letters {
-                self.take(now, from, mail);
-            }
-            self.after_steps();
+            let now = clock::mono();
+            inbox.drain(MAIL_PER_LOOK, |from, mail| match mail {
+                Mail::Ask(Letter::Request(asker, request)) => self.gather(asker, request),
+                Mail::Answer(Letter::Reply(asker, reply)) => self.reply(now, asker, reply),
+                Mail::Tell(Letter::PartsComplete) => self.count_complete(),
+                Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
+                    unreachable!("core {from} sent {letter:?} in the wrong way")
+                }
+            });
         }
     }
 
-    /// Tells other cores of the letters sent to them, once per pass over this core's tasks.
-    pub(crate) async fn run_post(self) {
+    /// Takes a request for a key of this core in, with all others of this pass over the core's tasks.
+    fn gather(&self, from: Asker, request: Request) {
+        self.0.gathered.borrow_mut().push((from, request));
+        self.0.gathering.ring();
+    }
+
+    /// Once per pass over this core's tasks, until cancelled: takes in the requests that have gathered, and tells other
+    /// cores of the letters that were sent to them.
+    pub(crate) async fn run_gathering(self) {
         loop {
-            self.0.unposted.heard().await;
+            self.0.gathering.heard().await;
             self.0.parts.outbox.flush();
-        }
-    }
-
-    fn take(&self, now: Now, from: CoreId, mail: Mail<Letter>) {
-        match mail {
-            Mail::Ask(Letter::Request(from, request)) => self.feed(now, Event::Request { from, request }),
-            Mail::Answer(Letter::Reply(asker, reply)) => self.reply(now, asker, reply),
-            Mail::Tell(Letter::PartsComplete) => self.count_complete(),
-            Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
-                unreachable!("core {from} sent {letter:?} in the wrong way")
+            let mut gathered = self.0.gathered.take().into_iter();
+            while !gathered.as_slice().is_empty() {
+                self.prefetch(gathered.as_slice().iter().take(TAKEN_TOGETHER).map(|(_, request)| request));
+                let now = clock::now();
+                for (from, request) in gathered.by_ref().take(TAKEN_TOGETHER) {
+                    self.feed(now, Event::Request { from, request });
+                }
+                self.after_steps();
+                self.0.parts.outbox.flush();
+                glommio::executor().yield_if_needed().await;
             }
         }
     }
@@ -434,7 +402,7 @@ impl Core {
             return true;
         }
         let told = self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok();
-        self.0.unposted.ring();
+        self.0.gathering.ring();
         told
     }
 
@@ -543,22 +511,35 @@ impl Backend for Core {
     type Sleep = Sleep;
 
     fn submit(&self, request: Request) -> ReplyFuture {
-        self.submit_to(self.owner(&request), request)
-    }
-
-    fn submit_all(&self, requests: Vec<Request>, replies: &mut impl Extend<ReplyFuture>) {
-        let now = clock::now();
-        if self.phase() == Phase::Serving {
-            self.prefetch(requests.iter());
-        }
-        replies.extend(requests.into_iter().map(|request| self.send(now, self.owner(&request), request)));
-        self.after_steps();
+        let key = request.operation.key().expect("a request without a key names its core");
+        let core = Token::of(key).slot().core(self.0.parts.cores);
+        self.submit_to(core, request)
     }
 
     fn submit_to(&self, core: CoreId, request: Request) -> ReplyFuture {
-        let reply = self.send(clock::now(), core, request);
-        self.after_steps();
-        reply
+        let inner = &self.0;
+        let write = request.operation.is_write();
+        let asker = inner.calls.borrow_mut().begin(clock::mono(), request.deadline, write);
+        let refusal = match self.phase() {
+            Phase::Serving if core == inner.parts.id => {
+                self.gather(asker, request);
+                None
+            }
+            Phase::Serving => {
+                inner.measured.borrow_mut().hops += 1;
+                let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
+                inner.gathering.ring();
+                sent.is_err()
+                    .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
+            }
+            Phase::Starting => Some(Failure::not_applied(Reason::Starting)),
+            Phase::Stopping => Some(Failure::not_applied(Reason::Stopping)),
+        };
+        if let Some(failure) = refusal {
+            let failure = if write { failure } else { failure.of_read() };
+            self.reply(clock::mono(), asker, Err(failure));
+        }
+        ReplyFuture { core: self.clone(), asker, done: false }
     }
 
     fn core(&self) -> CoreId {
