@@ -85,12 +85,12 @@ fn insert(table: &mut Table, spent: &mut [Duration]) {
 
 fn insert_batches(table: &mut Table, records: u64, prefetched: bool) {
     for first in (0..records).step_by(BATCH as usize) {
-        let batch: Vec<_> = (first..records.min(first + BATCH)).map(|n| (Token::of(&key(n)), n)).collect();
+        let batch: Vec<_> =
+            (first..records.min(first + BATCH)).map(|n| (Token::of(&key(n)), n, key(n))).collect();
         if prefetched {
-            batch.iter().for_each(|(token, _)| table.prefetch(*token));
+            table.prefetch(batch.iter().map(|(token, _, key)| (*token, &key[..])));
         }
-        for (token, n) in batch {
-            let key = key(n);
+        for (token, n, key) in batch {
             table.set(token, &record(&key, n)).expect("the table has room");
         }
     }

@@ -23,7 +23,9 @@ pub struct Vnode {
 pub struct Ring {
     epoch: Epoch,
     vnodes: Vec<Vnode>,
-    replicas: Vec<SmallVec<[MemberId; 3]>>,
+    /// `replicas_per_slot` for each slot, in preference order.
+    replicas: Vec<MemberId>,
+    replicas_per_slot: usize,
     fingerprint: u32,
 }
 
@@ -47,12 +49,13 @@ impl Ring {
             );
         }
         vnodes.sort_unstable();
-        let wanted = epoch.replicas_per_slot();
-        let replicas =
-            (0..SLOTS as u16).map(|slot| walk(&vnodes, Slot(slot).first_token(), wanted)).collect();
+        let replicas_per_slot = epoch.replicas_per_slot();
+        let replicas = (0..SLOTS as u16)
+            .flat_map(|slot| walk(&vnodes, Slot(slot).first_token(), replicas_per_slot))
+            .collect();
         let hash = epoch.hash();
         let fingerprint = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
-        Ring { epoch, vnodes, replicas, fingerprint }
+        Ring { epoch, vnodes, replicas, replicas_per_slot, fingerprint }
     }
 
     /// The epoch that it was made from.
@@ -62,7 +65,7 @@ impl Ring {
 
     /// The replicas of a slot, in preference order.
     pub fn replicas(&self, slot: Slot) -> &[MemberId] {
-        &self.replicas[usize::from(slot.0)]
+        &self.replicas[usize::from(slot.0) * self.replicas_per_slot..][..self.replicas_per_slot]
     }
 
     /// All vnodes, by token.

@@ -246,9 +246,10 @@ impl Core {
 
     /// Has the memory fetched that requests for keys of this core are about to read.
     fn prefetch<'r>(&self, requests: impl Iterator<Item = &'r Request>) {
-        let keys = requests.filter_map(|request| request.operation.key());
-        let placed = keys.map(|key| (Token::of(key), &key[..]));
-        self.with_machine(|machine| machine.replica().shard().table().prefetch(placed));
+        let placed = requests.filter_map(|Request { operation, .. }| {
+            operation.key().map(|key| (Token::of(key), &key[..], operation.is_write()))
+        });
+        self.with_machine(|machine| machine.replica().shard().prefetch(placed));
     }
 
     fn perform(&self, now: Now, effect: Effect) {

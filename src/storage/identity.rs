@@ -4,8 +4,15 @@
 //! version is older than the window. The table is bounded: full, it refuses operations with a name and no others.
 
 use crate::types::{OperationId, Slot, Version};
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use bytes::Bytes;
+use slotmap::{Key, SlotMap, new_key_type};
+
+new_key_type! {
+    /// Where a name is kept.
+    struct NameKey;
+}
 
 /// What is remembered of one operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,28 +34,57 @@ pub struct Entry {
 /// The operations that one core remembers.
 #[derive(Debug)]
 pub struct Identities {
-    entries: BTreeMap<OperationId, Entry>,
-    /// The names of each slot: what a snapshot writes beside the slot's records.
-    by_slot: BTreeSet<(Slot, OperationId)>,
-    /// All names, by their entry's time.
-    by_age: BTreeSet<(u64, OperationId)>,
+    names: SlotMap<NameKey, Name>,
+    by_id: BTreeMap<OperationId, NameKey>,
+    /// By slot number: the newest name of the slot. What a snapshot writes beside the slot's records.
+    by_slot: Vec<NameKey>,
+    /// By the millisecond of their entry's version: the newest of those names.
+    by_age: BTreeMap<u64, NameKey>,
     /// Names whose entry may hold a value, oldest first.
     with_value: VecDeque<OperationId>,
     value_bytes: usize,
+    /// Names remembered since the start.
+    serial: u64,
     entries_max: usize,
     value_bytes_max: usize,
     window_ms: u64,
+}
+
+/// A name, in two lists: of its slot's names and of those of its millisecond. Both from new to old.
+#[derive(Debug)]
+struct Name {
+    id: OperationId,
+    entry: Entry,
+    serial: u64,
+    of_slot: Links,
+    of_age: Links,
+}
+
+/// A name's neighbours in a list; null at its ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Links {
+    newer: NameKey,
+    older: NameKey,
+}
+
+/// Where a walk over the names of a slot goes on, whatever was forgotten since.
+#[derive(Clone, Copy, Debug)]
+pub struct NamePlace {
+    key: NameKey,
+    serial: u64,
 }
 
 impl Identities {
     /// An empty table with these bounds: entries, bytes of replaced values, milliseconds that an entry lives.
     pub fn new(entries_max: usize, value_bytes_max: usize, window_ms: u64) -> Identities {
         Identities {
-            entries: BTreeMap::new(),
-            by_slot: BTreeSet::new(),
-            by_age: BTreeSet::new(),
+            names: SlotMap::with_key(),
+            by_id: BTreeMap::new(),
+            by_slot: Vec::new(),
+            by_age: BTreeMap::new(),
             with_value: VecDeque::new(),
             value_bytes: 0,
+            serial: 0,
             entries_max,
             value_bytes_max,
             window_ms,
@@ -57,49 +93,44 @@ impl Identities {
 
     /// What is remembered of an operation.
     pub fn get(&self, id: OperationId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.by_id.get(&id).map(|&key| &self.names[key].entry)
     }
 
     /// Is there room for another name?
     pub fn has_room(&self) -> bool {
-        self.entries.len() < self.entries_max
+        self.names.len() < self.entries_max
     }
 
     /// Names remembered.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.names.len()
     }
 
     /// Is no name remembered?
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.names.is_empty()
     }
 
     /// Remembers an operation. An entry of the same name is replaced only by one of a greater version, so replaying a
     /// log in pieces ends where replaying it at once does.
     pub fn remember(&mut self, id: OperationId, mut entry: Entry) {
-        match self.entries.get(&id) {
-            Some(known) if known.version >= entry.version => return,
-            Some(known) => {
-                self.value_bytes -= value_len(known);
-                self.by_slot.remove(&(known.slot, id));
-                self.by_age.remove(&(known.version.hlc.ms(), id));
-            }
+        match self.by_id.get(&id) {
+            Some(&known) if self.names[known].entry.version >= entry.version => return,
+            Some(&known) => self.forget(known),
             None => {}
         }
         if value_len(&entry) > self.value_bytes_max {
             entry.old = None;
         }
-        self.by_age.insert((entry.version.hlc.ms(), id));
-        self.by_slot.insert((entry.slot, id));
         self.value_bytes += value_len(&entry);
         if value_len(&entry) > 0 {
             self.with_value.push_back(id);
         }
-        self.entries.insert(id, entry);
+        self.add(id, entry);
         while self.value_bytes > self.value_bytes_max {
             let oldest = self.with_value.pop_front().expect("bytes are counted only for names in the list");
-            if let Some(entry) = self.entries.get_mut(&oldest) {
+            if let Some(&key) = self.by_id.get(&oldest) {
+                let entry = &mut self.names[key].entry;
                 self.value_bytes -= value_len(entry);
                 entry.old = None;
             }
@@ -109,12 +140,12 @@ impl Identities {
     /// The client waits for no answer below `request`: what is remembered of those goes, at most `entries` of them.
     /// Returns how many.
     pub fn done_below(&mut self, client: u64, request: u64, entries: usize) -> usize {
-        let first = OperationId { client, request: 0 };
+        let done = OperationId { client, request: 0 }..OperationId { client, request };
         let mut gone = 0;
         while gone < entries
-            && let Some((&id, _)) = self.entries.range(first..OperationId { client, request }).next()
+            && let Some((_, &key)) = self.by_id.range(done.clone()).next()
         {
-            self.forget(id);
+            self.forget(key);
             gone += 1;
         }
         gone
@@ -123,30 +154,78 @@ impl Identities {
     /// Forgets entries that are older than the window at `clock_ms`, at most `entries` of them.
     pub fn expire(&mut self, clock_ms: u64, entries: usize) {
         for _ in 0..entries {
-            match self.by_age.first() {
-                Some(&(at, id)) if at.saturating_add(self.window_ms) <= clock_ms => self.forget(id),
+            match self.by_age.first_key_value() {
+                Some((at, &key)) if at.saturating_add(self.window_ms) <= clock_ms => self.forget(key),
                 Some(_) | None => return,
             }
         }
     }
 
-    /// What is remembered of a slot's operations, in the order of names, from a name on.
-    pub fn of_slot(&self, slot: Slot, from: OperationId) -> impl Iterator<Item = (OperationId, &Entry)> {
-        let last = OperationId { client: u64::MAX, request: u64::MAX };
-        let names = self.by_slot.range((slot, from)..=(slot, last));
-        names.map(|&(_, id)| (id, self.entries.get(&id).expect("each name listed has its entry")))
+    /// What is remembered of a slot's operations, from new to old, from a place on. What is remembered while a walk is
+    /// under way is not shown.
+    pub fn of_slot(
+        &self,
+        slot: Slot,
+        from: Option<NamePlace>,
+    ) -> impl Iterator<Item = (NamePlace, OperationId, &Entry)> {
+        let newest = self.by_slot.get(usize::from(slot.0)).copied().unwrap_or_default();
+        let (first, serial_max) = match from {
+            Some(place) if self.names.contains_key(place.key) => (place.key, place.serial),
+            Some(place) => (newest, place.serial),
+            None => (newest, u64::MAX),
+        };
+        let known = |key: NameKey| self.names.get(key).map(|name| (key, name));
+        core::iter::successors(known(first), move |(_, name)| known(name.of_slot.older))
+            .skip_while(move |(_, name)| name.serial > serial_max)
+            .map(|(key, name)| (NamePlace { key, serial: name.serial }, name.id, &name.entry))
     }
 
-    fn forget(&mut self, id: OperationId) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.value_bytes -= value_len(&entry);
-            self.by_slot.remove(&(entry.slot, id));
-            self.by_age.remove(&(entry.version.hlc.ms(), id));
+    fn add(&mut self, id: OperationId, entry: Entry) {
+        let (slot, ms) = (usize::from(entry.slot.0), entry.version.hlc.ms());
+        if slot >= self.by_slot.len() {
+            self.by_slot.resize(slot + 1, NameKey::null());
+        }
+        let next = |older| Links { newer: NameKey::null(), older };
+        let of_slot = next(self.by_slot[slot]);
+        let newest = self.by_age.entry(ms).or_default();
+        let of_age = next(*newest);
+        self.serial += 1;
+        let key = self.names.insert(Name { id, entry, serial: self.serial, of_slot, of_age });
+        *newest = key;
+        self.by_slot[slot] = key;
+        if let Some(older) = self.names.get_mut(of_slot.older) {
+            older.of_slot.newer = key;
+        }
+        if let Some(older) = self.names.get_mut(of_age.older) {
+            older.of_age.newer = key;
+        }
+        self.by_id.insert(id, key);
+    }
+
+    fn forget(&mut self, key: NameKey) {
+        let Some(Name { id, entry, of_slot, of_age, .. }) = self.names.remove(key) else { return };
+        self.by_id.remove(&id);
+        self.value_bytes -= value_len(&entry);
+        if let Some(older) = self.names.get_mut(of_slot.older) {
+            older.of_slot.newer = of_slot.newer;
+        }
+        match self.names.get_mut(of_slot.newer) {
+            Some(newer) => newer.of_slot.older = of_slot.older,
+            None => self.by_slot[usize::from(entry.slot.0)] = of_slot.older,
+        }
+        if let Some(older) = self.names.get_mut(of_age.older) {
+            older.of_age.newer = of_age.newer;
+        }
+        let ms = entry.version.hlc.ms();
+        match self.names.get_mut(of_age.newer) {
+            Some(newer) => newer.of_age.older = of_age.older,
+            None if of_age.older.is_null() => drop(self.by_age.remove(&ms)),
+            None => drop(self.by_age.insert(ms, of_age.older)),
         }
         // Names that are gone are dropped from the list when they reach the front, and at once when they pile up.
-        if self.with_value.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            self.with_value.retain(|id| entries.get(id).is_some_and(|entry| value_len(entry) > 0));
+        if self.with_value.len() > 2 * self.names.len() + 64 {
+            let (names, by_id) = (&self.names, &self.by_id);
+            self.with_value.retain(|id| by_id.get(id).is_some_and(|&key| value_len(&names[key].entry) > 0));
         }
     }
 }
@@ -238,25 +317,69 @@ mod tests {
             table.remember(id(1, request), entry(request, Some(b"v")));
             table.done_below(1, request, 10);
         }
-        assert!(table.len() <= 2 && table.by_age.len() < 100 && table.with_value.len() < 100);
-        assert_eq!(table.value_bytes, table.entries.values().map(value_len).sum::<usize>());
-        assert_eq!(table.by_slot.len(), table.len());
+        assert!(table.len() <= 2 && table.by_age.len() <= 2 && table.with_value.len() < 100);
+        assert_eq!(table.value_bytes, table.names.values().map(|name| value_len(&name.entry)).sum::<usize>());
+        assert_eq!(table.of_slot(Slot(0), None).count(), table.len());
     }
 
     #[test]
-    fn names_are_found_by_their_slot() {
+    fn names_are_found_by_their_slot_and_a_walk_goes_on_whatever_was_forgotten() {
         let mut table = Identities::new(10, 100, 600);
-        for request in 1..=4 {
+        for request in 1..=6 {
             let slot = Slot(request as u16 % 2);
             table.remember(id(1, request), Entry { slot, ..entry(request, None) });
         }
         let names = |table: &Identities, from| {
-            table.of_slot(Slot(0), from).map(|(id, _)| id.request).collect::<alloc::vec::Vec<u64>>()
+            table.of_slot(Slot(0), from).map(|(_, id, _)| id.request).collect::<Vec<u64>>()
         };
-        assert_eq!(names(&table, id(0, 0)), [2, 4]);
-        assert_eq!(names(&table, id(1, 3)), [4]);
+        assert_eq!(names(&table, None), [6, 4, 2]);
+        let (place, ..) = table.of_slot(Slot(0), None).nth(1).expect("three names");
+        assert_eq!(names(&table, Some(place)), [4, 2]);
+        table.remember(id(1, 8), Entry { slot: Slot(0), ..entry(8, None) });
+        assert_eq!(names(&table, Some(place)), [4, 2], "what came since is not shown");
+        table.forget(table.by_id[&id(1, 4)]);
+        assert_eq!(names(&table, Some(place)), [2]);
         table.done_below(1, 3, 10);
-        assert_eq!(names(&table, id(0, 0)), [4]);
+        assert_eq!((names(&table, Some(place)), names(&table, None)), (Vec::new(), Vec::from([8, 6])));
+    }
+
+    #[test]
+    fn lists_agree_with_the_names_whatever_is_remembered_and_forgotten() {
+        let mut prng = crate::types::prng::Prng::new(7);
+        let mut table = Identities::new(1_000, 64, 40);
+        for step in 0..20_000u64 {
+            let (client, request) = (prng.below(3), prng.below(60));
+            match prng.below(8) {
+                0 => drop(table.done_below(client, request, 3)),
+                1 => table.expire(step / 16, 3),
+                _ => {
+                    let slot = Slot(prng.below(5) as u16);
+                    let ms = (step / 16).saturating_sub(prng.below(30));
+                    let old = (prng.below(4) == 0).then_some(&b"old"[..]);
+                    table.remember(id(client, request), Entry { slot, ..entry(ms, old) });
+                }
+            }
+            if step % 50 > 0 {
+                continue;
+            }
+            let mut of_slots: Vec<(Slot, OperationId)> = (0..5)
+                .flat_map(|slot| table.of_slot(Slot(slot), None).map(move |(_, id, _)| (Slot(slot), id)))
+                .collect();
+            of_slots.sort_unstable();
+            let names = table.by_id.iter().map(|(&id, &key)| (table.names[key].entry.slot, id));
+            let mut expected: Vec<(Slot, OperationId)> = names.collect();
+            expected.sort_unstable();
+            assert_eq!(of_slots, expected);
+            let mut aged = 0;
+            for (&ms, &newest) in &table.by_age {
+                let list = core::iter::successors(table.names.get(newest), |name| {
+                    table.names.get(name.of_age.older)
+                });
+                aged += list.inspect(|name| assert_eq!(name.entry.version.hlc.ms(), ms)).count();
+            }
+            assert_eq!(aged, table.len());
+        }
+        assert!(!table.is_empty());
     }
 
     #[test]

@@ -2,17 +2,15 @@
 
 use super::carried::Carried;
 use super::disk::{Disk, DiskResult};
+use super::identity::NamePlace;
 use super::log_record::LogRecord;
 use super::lsn::Lsn;
 use super::manifest::Manifest;
 use super::part::{Entries, EntryKind, PartIndex, PartSource, PartStart, SlotState, Walked, write_part};
 use super::shard::Shard;
-use crate::types::{CoreId, Hlc, OperationId, Slot, Token};
+use crate::types::{CoreId, Hlc, Slot, Token};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
-
-/// Below every name.
-const FIRST_NAME: OperationId = OperationId { client: 0, request: 0 };
 
 /// Where the walk over a slot goes on. A slot's records come first, then its named operations: so a replay of the log
 /// from the part's start finds, for each operation that is not among them, exactly the value that it replaced.
@@ -20,8 +18,8 @@ const FIRST_NAME: OperationId = OperationId { client: 0, request: 0 };
 pub enum Cursor {
     /// After this record; None = at the slot's beginning.
     Records(Option<(Token, Vec<u8>)>),
-    /// From this name on.
-    Names(OperationId),
+    /// From this name on; None = from the newest.
+    Names(Option<NamePlace>),
 }
 
 impl Cursor {
@@ -33,7 +31,7 @@ impl Cursor {
 pub fn slot_states(shard: &Shard, part: PartIndex, core: CoreId, cores: u16) -> Vec<SlotState> {
     let state = |slot: Slot| {
         let (mark, records) = (shard.mark(slot), shard.table().slot_len(slot));
-        let named = shard.identities().of_slot(slot, FIRST_NAME).next().is_some();
+        let named = shard.identities().of_slot(slot, None).next().is_some();
         (records > 0 || named || mark.is_marked()).then_some(SlotState {
             slot,
             floor: mark.floor,
@@ -50,7 +48,7 @@ pub fn walk_slot(shard: &Shard, slot: Slot, at: &mut Cursor, out: &mut Entries<'
     if let Cursor::Records(after) = at {
         let last = walk_records(shard, slot, after.as_ref(), out);
         let wholly = last.is_none();
-        *at = if wholly { Cursor::Names(FIRST_NAME) } else { Cursor::Records(last) };
+        *at = if wholly { Cursor::Names(None) } else { Cursor::Records(last) };
         if !wholly || out.is_full() {
             return Walked::Partly;
         }
@@ -58,7 +56,7 @@ pub fn walk_slot(shard: &Shard, slot: Slot, at: &mut Cursor, out: &mut Entries<'
     let Cursor::Names(from) = *at else { unreachable!("records were walked above") };
     match walk_names(shard, slot, from, out) {
         Some(next) => {
-            *at = Cursor::Names(next);
+            *at = Cursor::Names(Some(next));
             Walked::Partly
         }
         None => {
@@ -92,10 +90,15 @@ fn walk_records(
 }
 
 /// Puts named operations until `out` is full; the name to go on from, or None if there are no more.
-fn walk_names(shard: &Shard, slot: Slot, from: OperationId, out: &mut Entries<'_>) -> Option<OperationId> {
-    for (id, entry) in shard.identities().of_slot(slot, from) {
+fn walk_names(
+    shard: &Shard,
+    slot: Slot,
+    from: Option<NamePlace>,
+    out: &mut Entries<'_>,
+) -> Option<NamePlace> {
+    for (place, id, entry) in shard.identities().of_slot(slot, from) {
         if out.is_full() {
-            return Some(id);
+            return Some(place);
         }
         put(out, EntryKind::Identity, &Carried::Named(id, entry.clone()));
     }

@@ -5,6 +5,7 @@ pub mod carried;
 pub mod data_dir;
 pub mod digest;
 pub mod disk;
+mod fetch;
 pub mod identity;
 pub mod image;
 pub mod log;

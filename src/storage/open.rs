@@ -536,8 +536,8 @@ impl<D: Disk> Reading<'_, D> {
 
     /// Has the memory fetched that look-ups of these keys will read.
     fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
-        let placed = keys.map(|key| (Token::of(key), key));
-        self.shard.table().prefetch(placed.filter(|(token, _)| token.slot().core(self.cores) == self.core));
+        let placed = keys.map(|key| (Token::of(key), key, true));
+        self.shard.prefetch(placed.filter(|(token, ..)| token.slot().core(self.cores) == self.core));
     }
 
     fn segment(

@@ -6,6 +6,7 @@
 //! not consult it: what the log holds was accepted in its time.
 
 use super::digest::Digest;
+use super::fetch::fetch;
 use super::identity::{Entry, Identities};
 use super::log_record::{self, LogRecord, OperationEntry, Round};
 use super::table::{Place, Table, TableFull};
@@ -125,6 +126,17 @@ impl Shard {
     /// The record of a key, dead or alive.
     pub fn get(&self, token: Token, key: &[u8]) -> Option<RecordRef<'_>> {
         self.table.get(token, key)
+    }
+
+    /// Has the memory fetched that reads, or also writes, of these keys will look at. Worth its while before the first
+    /// of many: the waits for memory overlap.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (Token, &'k [u8], bool)>) {
+        self.table.prefetch(keys.map(|(token, key, write)| {
+            if write {
+                fetch(self.mark(token.slot()));
+            }
+            (token, key)
+        }));
     }
 
     /// Looks for a key, dead or alive.

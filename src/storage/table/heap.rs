@@ -3,8 +3,8 @@
 
 use super::arena::{Arena, ChunkId, Handle};
 use super::class::{self, CHUNK_BYTES, CLASSES, UNIT_BYTES};
-use super::fetch::fetch;
 use super::large::LargeRecords;
+use crate::storage::fetch::fetch;
 use alloc::vec::Vec;
 
 /// Bytes of a bucket: a cache line.

@@ -10,6 +10,7 @@ use super::bucket::{BUCKET_ITEMS, Bucket, BucketMut, Item};
 use super::directory::Directory;
 use super::heap::Heap;
 use super::packed;
+use crate::storage::fetch::fetch;
 use crate::types::{CoreId, SLOTS, Slot, Token};
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -92,6 +93,11 @@ impl Index {
             next = bucket.next();
         }
         None
+    }
+
+    /// Begins to bring into the cache what [`Index::first_bucket`] reads.
+    pub(super) fn fetch(&self, token: Token) {
+        fetch(self.directory(token.slot()));
     }
 
     /// The first bucket for a token.

@@ -9,7 +9,6 @@ mod arena;
 mod bucket;
 mod class;
 mod directory;
-mod fetch;
 mod heap;
 mod index;
 mod large;
@@ -90,11 +89,15 @@ impl Table {
     /// Begins to bring what look-ups of these keys read into the cache. Worth its while before the first of many is
     /// looked up: the waits for memory overlap.
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (Token, &'k [u8])>) {
+        let looked_up = keys.map(|(token, key)| {
+            self.index.fetch(token);
+            (token, self.tag(key))
+        });
         let mut buckets: SmallVec<[(Handle, u8); PREFETCHED]> = SmallVec::new();
-        for (token, key) in keys {
+        for (token, tag) in looked_up.collect::<SmallVec<[(Token, u8); PREFETCHED]>>() {
             let Some(bucket) = self.index.first_bucket(token) else { continue };
             self.heap.fetch(bucket);
-            buckets.push((bucket, self.tag(key)));
+            buckets.push((bucket, tag));
         }
         for (bucket, tag) in buckets {
             Bucket::at(&self.heap, bucket).tagged(tag).for_each(|(_, record)| self.heap.fetch(record));
