@@ -2,6 +2,18 @@
 
 use std::error::Error;
 
+/// Messages whose keys and values are slices of what was received. In answers they are owned: prost copies a slice's
+/// handle, with an allocation, to write it.
+const REQUESTS: [&str; 7] = [
+    "GetRequest",
+    "PutRequest",
+    "DeleteRequest",
+    "ExistsRequest",
+    "BatchReadRequest",
+    "WriteOperation",
+    "ScanRequest",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
@@ -18,11 +30,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), bare.encode_to_vec())?;
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    for message in REQUESTS {
+        builder = builder.bytes(format!(".ringcore.v1.{message}"));
+    }
+    builder
         .build_transport(false)
         .build_server(false) // the server's router needs no Send futures: it is written by hand
         .build_client(std::env::var_os("CARGO_FEATURE_CLIENT").is_some())
-        .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -153,7 +153,7 @@ impl BatchRead {
         let entry = |result: v1::ReadResult| match result.error {
             Some(error) => Err(ClientError::from_item(&error, false)),
             None => Ok(result.exists.then(|| Entry {
-                value: result.value,
+                value: result.value.into(),
                 version: version(result.timestamp, result.member),
                 expires_at_ms: some_ms(result.expires_at_ms),
             })),

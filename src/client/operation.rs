@@ -204,7 +204,7 @@ impl Put {
         Ok(Written {
             version: version(answer.timestamp, answer.member),
             had_previous: answer.had_old_value,
-            previous: (self.previous && answer.had_old_value).then_some(answer.old_value),
+            previous: (self.previous && answer.had_old_value).then_some(answer.old_value.into()),
         })
     }
 }
@@ -243,7 +243,7 @@ impl Delete {
         Ok(Written {
             version: version(answer.timestamp, answer.member),
             had_previous: answer.had_old_value,
-            previous: (self.previous && answer.had_old_value).then_some(answer.old_value),
+            previous: (self.previous && answer.had_old_value).then_some(answer.old_value.into()),
         })
     }
 }
@@ -264,7 +264,7 @@ impl Get {
             })
             .await?;
         Ok(answer.exists.then(|| Entry {
-            value: answer.value,
+            value: answer.value.into(),
             version: version(answer.timestamp, answer.member),
             expires_at_ms: some_ms(answer.expires_at_ms),
         }))

@@ -120,15 +120,16 @@ impl Scan {
             .await?;
         let answer = answered.message;
         self.complete = answer.cursor.is_empty();
-        self.message.cursor = answer.cursor.clone();
+        let cursor = Bytes::from(answer.cursor);
+        self.message.cursor = cursor.clone();
         let record = |record: v1::Record| Record {
-            key: record.key,
-            value: record.value,
+            key: record.key.into(),
+            value: record.value.into(),
             value_bytes: record.value_bytes,
             version: version(record.timestamp, record.member),
             expires_at_ms: some_ms(record.expires_at_ms),
         };
         let records = answer.records.into_iter().map(record).collect();
-        Ok(Some(Page { records, cursor: answer.cursor, examined: answer.examined }))
+        Ok(Some(Page { records, cursor, examined: answer.examined }))
     }
 }

@@ -31,32 +31,35 @@ pub(crate) async fn read<B: Backend>(
     call: &Call<B>,
     request: v1::BatchReadRequest,
 ) -> Result<v1::BatchReadResponse, Refusal> {
-    let keys = request.keys;
-    check_size(keys.len(), call.limits())?;
+    let count = request.keys.len();
+    check_size(count, call.limits())?;
     let reads = Reads {
         level: kv::read_level(call, request.level, request.local)?,
         floor: kv::floor(request.session_floor),
         values: !request.omit_values,
     };
-    let mut room = call.limits().message_bytes_max.saturating_sub(keys.len() * RESULT_BYTES_MIN);
-    let mut results = Vec::with_capacity(keys.len());
-    let mut replies = VecDeque::new();
-    let (mut sent, mut largest) = (0, 0);
-    for index in 0..keys.len() {
+    let mut room = call.limits().message_bytes_max.saturating_sub(count * RESULT_BYTES_MIN);
+    let mut results = Vec::with_capacity(count);
+    let mut waiting = VecDeque::new();
+    let mut keys = request.keys.into_iter();
+    let mut largest = 0;
+    for index in 0..count {
         let window = window(room, largest);
-        while sent < keys.len() && replies.len() < window {
-            replies.push_back(reads.submit(call, &keys[sent], reads.level));
-            sent += 1;
+        while waiting.len() < window
+            && let Some(key) = keys.next()
+        {
+            let again = reads.may_lag().then(|| key.clone());
+            waiting.push_back((again, reads.submit(call, key, reads.level)));
         }
-        let reply = replies.pop_front().expect("the window is never empty").await;
-        let result = match reads.finish(call, &keys[index], kv::read(reply)).await {
+        let (again, reply) = waiting.pop_front().expect("the window is never empty");
+        let result = match reads.finish(call, again, kv::read(reply.await)).await {
             Ok(result) => result,
             Err(failure) => v1::ReadResult { error: Some(call.error(failure)), ..Default::default() },
         };
         let bytes = result.encoded_len();
         largest = largest.max(bytes);
         if bytes > room {
-            results.resize(keys.len(), full());
+            results.resize(count, full());
             break;
         }
         room -= bytes;
@@ -125,23 +128,28 @@ struct Reads {
 }
 
 impl Reads {
-    fn submit<B: Backend>(&self, call: &Call<B>, key: &Bytes, level: Level) -> B::Reply {
-        call.submit(Operation::Read { key: key.clone(), value: self.values }, level)
+    fn submit<B: Backend>(&self, call: &Call<B>, key: Bytes, level: Level) -> B::Reply {
+        call.submit(Operation::Read { key, value: self.values }, level)
     }
 
-    /// Asks a quorum where one replica lags behind the session.
+    /// Can one replica lag behind the session?
+    fn may_lag(&self) -> bool {
+        self.level == Level::One && self.floor > Version::ZERO
+    }
+
+    /// Asks a quorum for `again`, the key, where one replica lags behind the session.
     async fn finish<B: Backend>(
         &self,
         call: &Call<B>,
-        key: &Bytes,
+        again: Option<Bytes>,
         answer: Result<ReadAnswer, Failure>,
     ) -> Result<v1::ReadResult, Failure> {
         let mut answer = answer?;
-        if self.level == Level::One && answer.version < self.floor {
+        if let Some(key) = again.filter(|_| answer.version < self.floor) {
             answer = kv::read(self.submit(call, key, Level::Quorum).await)?;
         }
         Ok(v1::ReadResult {
-            value: answer.value,
+            value: answer.value.into(),
             timestamp: answer.version.hlc.0,
             exists: answer.exists,
             member: answer.version.member.0,

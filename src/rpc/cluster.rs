@@ -6,7 +6,6 @@ use super::proto::v1;
 use super::stats::Operation;
 use crate::types::token::SLOT_BITS;
 use crate::types::{Failure, Reason, SLOTS, Slot, Token};
-use bytes::{BufMut, Bytes, BytesMut};
 
 pub(crate) async fn ring<B: Backend>(
     call: &Call<B>,
@@ -20,16 +19,16 @@ pub(crate) async fn ring<B: Backend>(
     let members = view.members.iter().zip(slots);
     Ok(v1::GetRingResponse {
         ring: view.ring,
-        cluster_id: Bytes::copy_from_slice(&view.cluster.0),
+        cluster_id: view.cluster.0.to_vec(),
         epoch: view.epoch,
-        epoch_hash: Bytes::copy_from_slice(&view.epoch_hash),
+        epoch_hash: view.epoch_hash.to_vec(),
         replication_target: view.replication_target,
         replication: view.replication,
         quorum: view.replication / 2 + 1,
         members: members.map(|(member, slots)| wire_member(member, slots, request.include_tokens)).collect(),
         token_hash: "xxh3-64".to_owned(),
         slot_bits: SLOT_BITS,
-        slot_replicas: if request.include_slots { slot_table(view) } else { Bytes::new() },
+        slot_replicas: if request.include_slots { slot_table(view) } else { Vec::new() },
         updated_at_ms: view.updated_at_ms as i64,
         movement: None,
     })
@@ -153,12 +152,8 @@ fn slots_of_members(view: &View) -> Vec<u32> {
     slots
 }
 
-fn slot_table(view: &View) -> Bytes {
-    let mut table = BytesMut::with_capacity(view.slot_replicas.len() * 2);
-    for &member in &view.slot_replicas {
-        table.put_u16_le(member);
-    }
-    table.freeze()
+fn slot_table(view: &View) -> Vec<u8> {
+    view.slot_replicas.iter().flat_map(|member| member.to_le_bytes()).collect()
 }
 
 fn wire_member(member: &MemberView, slots: u32, tokens: bool) -> v1::Member {

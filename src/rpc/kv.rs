@@ -15,7 +15,7 @@ pub(crate) async fn get<B: Backend>(
     let level = read_level(call, request.level, request.local)?;
     let read = read_at(call, request.key, true, level, request.session_floor).await?;
     Ok(v1::GetResponse {
-        value: read.value,
+        value: read.value.into(),
         timestamp: read.version.hlc.0,
         exists: read.exists,
         member: read.version.member.0,
@@ -57,7 +57,7 @@ pub(crate) async fn put<B: Backend>(
     let reply = call.submit_as(operation, level(request.level)?, identity, request.done_below);
     let written = written(reply.await)?;
     Ok(v1::PutResponse {
-        old_value: written.old,
+        old_value: written.old.into(),
         had_old_value: written.had_old,
         timestamp: written.version.hlc.0,
         member: written.version.member.0,
@@ -74,7 +74,7 @@ pub(crate) async fn delete<B: Backend>(
     let reply = call.submit_as(operation, level(request.level)?, identity, request.done_below);
     let written = written(reply.await)?;
     Ok(v1::DeleteResponse {
-        old_value: written.old,
+        old_value: written.old.into(),
         had_old_value: written.had_old,
         timestamp: written.version.hlc.0,
         member: written.version.member.0,

@@ -5,7 +5,7 @@ use super::call::{Call, Refusal, level};
 use super::proto::v1;
 use crate::types::request::{Answer, Operation, Page, Reply, ScanRange, ScannedRecord};
 use crate::types::{CoreId, Failure, Reason, Token};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 
 /// Of a page whose request does not say.
 const RECORDS_DEFAULT: u32 = 1_000;
@@ -59,7 +59,7 @@ pub(crate) async fn scan<B: Backend>(
     let (records, covered) = merge(pages, records_max, bytes_max);
     Ok(v1::ScanResponse {
         records: records.into_iter().map(record).collect(),
-        cursor: covered.map_or_else(Bytes::new, |(token, key)| encode_cursor(token, &key)),
+        cursor: covered.map_or_else(Vec::new, |(token, key)| encode_cursor(token, &key)),
         examined,
         ring: call.view.ring,
     })
@@ -107,8 +107,8 @@ fn merge(pages: Vec<Page>, records_max: usize, bytes_max: usize) -> (Vec<Scanned
 fn record(scanned: ScannedRecord) -> v1::Record {
     let ScannedRecord { key, answer, .. } = scanned;
     v1::Record {
-        key,
-        value: answer.value,
+        key: key.into(),
+        value: answer.value.into(),
         timestamp: answer.version.hlc.0,
         member: answer.version.member.0,
         expires_at_ms: answer.expires_at_ms,
@@ -120,13 +120,13 @@ fn record(scanned: ScannedRecord) -> v1::Record {
 const CURSOR_FORMAT: u8 = 1;
 const CURSOR_BYTES_MIN: usize = 1 + 8 + 4;
 
-fn encode_cursor(token: Token, key: &[u8]) -> Bytes {
-    let mut cursor = BytesMut::with_capacity(CURSOR_BYTES_MIN + key.len());
+fn encode_cursor(token: Token, key: &[u8]) -> Vec<u8> {
+    let mut cursor = Vec::with_capacity(CURSOR_BYTES_MIN + key.len());
     cursor.put_u8(CURSOR_FORMAT);
     cursor.put_u64_le(token.0);
     cursor.put_slice(key);
     cursor.put_u32_le(crc32c::crc32c(&cursor));
-    cursor.freeze()
+    cursor
 }
 
 /// None if this is nothing that a scan returned.
@@ -200,14 +200,14 @@ mod tests {
     #[test]
     fn cursor_comes_back_as_it_was_and_no_other_does() {
         let cursor = encode_cursor(Token(77), b"key");
-        assert_eq!(decode_cursor(cursor.clone()), Some((Token(77), Bytes::from_static(b"key"))));
+        assert_eq!(decode_cursor(Bytes::from(cursor.clone())), Some((Token(77), Bytes::from_static(b"key"))));
         for bit in 0..cursor.len() * 8 {
             let mut damaged = cursor.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode_cursor(damaged.into()), None, "bit {bit}");
         }
         for length in 0..cursor.len() {
-            assert_eq!(decode_cursor(cursor.slice(..length)), None);
+            assert_eq!(decode_cursor(Bytes::copy_from_slice(&cursor[..length])), None);
         }
     }
 

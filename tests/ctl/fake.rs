@@ -200,7 +200,7 @@ impl Store {
                 let request = v1::GetRequest::decode(message).map_err(malformed)?;
                 let found = self.records.get(&request.key).cloned();
                 let answer = found.map(|record| v1::GetResponse {
-                    value: record.value,
+                    value: record.value.into(),
                     timestamp: record.timestamp,
                     exists: true,
                     member: 1,
@@ -231,7 +231,7 @@ impl Store {
                 let ids = (request.client_id, request.request_id);
                 let done = self.write(ids, request.key, Some(request.value), expiry);
                 v1::PutResponse {
-                    old_value: old.filter(|_| request.return_previous).unwrap_or_default(),
+                    old_value: old.filter(|_| request.return_previous).unwrap_or_default().into(),
                     had_old_value: done.had_old_value,
                     timestamp: done.timestamp,
                     member: done.member,
@@ -300,7 +300,7 @@ impl Store {
             }
             let found = self.records.get(key).cloned();
             let result = found.map(|record| v1::ReadResult {
-                value: record.value,
+                value: record.value.into(),
                 timestamp: record.timestamp,
                 exists: true,
                 member: 1,
@@ -345,7 +345,7 @@ impl Store {
             None => (request.cursor.to_vec(), false),
         };
         if pause {
-            return Ok(v1::ScanResponse { cursor: after.into(), ..Default::default() }.encode_to_vec());
+            return Ok(v1::ScanResponse { cursor: after, ..Default::default() }.encode_to_vec());
         }
         let matching = self
             .records
@@ -359,8 +359,8 @@ impl Store {
             _ => Bytes::new(),
         };
         let records = records.into_iter().map(|(key, record)| v1::Record {
-            key: key.clone(),
-            value: if request.omit_values { Bytes::new() } else { record.value.clone() },
+            key: key.to_vec(),
+            value: if request.omit_values { Vec::new() } else { record.value.to_vec() },
             timestamp: record.timestamp,
             member: 1,
             expires_at_ms: record.expires_at_ms,
@@ -368,7 +368,7 @@ impl Store {
         });
         let records: Vec<_> = records.collect();
         let examined = records.len() as u64;
-        Ok(v1::ScanResponse { records, cursor, examined, ring: 0 }.encode_to_vec())
+        Ok(v1::ScanResponse { records, cursor: cursor.into(), examined, ring: 0 }.encode_to_vec())
     }
 }
 

@@ -268,7 +268,7 @@ async fn scan_all(kv: &mut KvClient, request: v1::ScanRequest) -> (Vec<v1::Recor
         let page = kv.scan(v1::ScanRequest { cursor, ..request.clone() }).await.unwrap().into_inner();
         records.extend(page.records);
         pages += 1;
-        cursor = page.cursor;
+        cursor = page.cursor.into();
         if cursor.is_empty() {
             return (records, pages);
         }
@@ -290,7 +290,7 @@ fn scan_returns_every_record_once_in_token_order() {
             let request = v1::ScanRequest { records_max, ..Default::default() };
             let (records, _) = scan_all(&mut kv, request).await;
             let found: Vec<(Token, Bytes)> =
-                records.into_iter().map(|record| (Token::of(&record.key), record.key)).collect();
+                records.into_iter().map(|record| (Token::of(&record.key), Bytes::from(record.key))).collect();
             assert_eq!(found, expected, "records_max {records_max}");
         }
     });
