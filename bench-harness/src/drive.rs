@@ -1,6 +1,7 @@
 //! Drives a load and makes a result of it: seconds as they pass, CPU times beside them, the verdict at the end.
 
-use crate::generator::{Load, Pace, Seen, Told};
+use crate::generator::{Seen, Told};
+use crate::load::{Load, Pace};
 use crate::machine;
 use crate::measure::{Tallies, Tally, add};
 use crate::report::hdr::IntervalLog;
@@ -131,6 +132,14 @@ impl Drive<'_> {
         if stopped {
             result.notes.push("stopped before its time".to_owned());
         }
+        let most = seen.iter().map(|seen| seen.in_flight_most).sum::<usize>();
+        if let Pace::Closed { in_flight } = self.load.pace
+            && most < in_flight
+        {
+            result
+                .notes
+                .push(format!("never more than {most} requests were in flight: the server took no more"));
+        }
         judge(&mut result);
         result
     }
@@ -194,7 +203,7 @@ fn judge(result: &mut RunResult) {
     }
     if let Some(rate) = result.workload.rate {
         let due = rate * result.seconds;
-        let missing = due - (total.requests + total.failed()) as f64;
+        let missing = (result.unanswered + result.never_begun) as f64;
         if missing > due * UNHELD_SHARE_MAX {
             let percent = missing * 100.0 / due;
             result.notes.push(format!(
@@ -287,4 +296,32 @@ fn command_line() -> String {
         if word.is_empty() || word.contains([' ', '"', '\'', '$', '*']) { format!("'{word}'") } else { word }
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Answer;
+
+    #[test]
+    fn what_had_no_answer_is_counted_by_requests_and_not_by_keys() {
+        let notes = |never_begun, unanswered| {
+            let mut tally = Tally::default();
+            // Of 1 000 requests that were due, 970 with a key each that failed.
+            (0..970).for_each(|_| tally.record(&Answer::Done { absent: 0, failed: 1 }, 64, 1_000_000));
+            let mut result = RunResult::blank(1.0);
+            result.workload.rate = Some(1_000.0);
+            result.total = Figures::of(&tally, 1.0);
+            (result.never_begun, result.unanswered) = (never_begun, unanswered);
+            judge(&mut result);
+            result.notes
+        };
+        assert_eq!(notes(20, 10).len(), 1, "three of a hundred are missing");
+        assert!(notes(20, 10)[0].contains(": 3 % of the requests"), "{:?}", notes(20, 10));
+        assert_eq!(
+            notes(0, 10),
+            Vec::<String>::new(),
+            "fewer were due than the rate has it: chance, or an early end"
+        );
+    }
 }

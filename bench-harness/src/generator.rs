@@ -1,23 +1,20 @@
 //! The generator: one thread per core, each with its own connections, none waiting for another. In an open loop it begins
 //! operations by a schedule that answers do not slow down; latency counts from when an operation was to begin.
 
-use crate::client::connection::Connection;
-use crate::client::{Action, Answer, Ended, Refusal, Request, Session};
+use crate::client::{Action, Answer, Ended, Refusal, Request};
+use crate::lines::{Dial, Lines};
+use crate::load::{Load, Pace, Until};
 use crate::measure::{Tallies, latencies};
-use crate::workload::arrivals::{Arrivals, Schedule};
-use crate::workload::keys::{Chooser, Records, write_key};
-use crate::workload::mix::{Kind, Mix};
-use crate::workload::values::{Filler, Sizes};
+use crate::workload::arrivals::Schedule;
+use crate::workload::keys::write_key;
+use crate::workload::mix::Kind;
+use crate::workload::values::Filler;
 use hdrhistogram::Histogram;
 use ringcore::types::prng::Prng;
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::thread::set_current_timer_slack;
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -29,79 +26,12 @@ const SECOND_NS: u64 = 1_000_000_000;
 const DRAIN_NS: u64 = 10 * SECOND_NS;
 /// Records that are told as filled at once.
 const FILLED_STEP: u64 = 1_000;
-/// Between two tries to connect.
-const RECONNECT_NS: u64 = 100_000_000;
+/// So long without any connection, a thread that fills a server leaves it.
+const DESERTED_NS: u64 = 10 * SECOND_NS;
 /// Without anything due a thread looks around this often, ns: at the clock, and whether it is to stop.
 const GLANCE_NS: u64 = 50_000_000;
 /// Between what two threads name their writes.
 const THREAD_IDS: u64 = 1 << 40;
-
-/// When operations begin.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Pace {
-    /// By the clock: so many requests a second, of all threads.
-    Open {
-        /// Requests a second.
-        rate: f64,
-        /// Their distances.
-        arrivals: Arrivals,
-    },
-    /// Whenever one of so many in flight, over all connections, has ended.
-    Closed {
-        /// In flight.
-        in_flight: usize,
-    },
-}
-
-/// How long it goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Until {
-    /// So long, after a warm-up that is not measured.
-    Time {
-        /// Of the part that is not measured.
-        warm_up: Duration,
-        /// Of the part that is.
-        measured: Duration,
-    },
-    /// Until records 0 .. `records` have been written once.
-    Filled {
-        /// How many.
-        records: u64,
-    },
-}
-
-/// What all threads are told.
-#[derive(Clone, Debug)]
-pub(crate) struct Load {
-    /// When operations begin.
-    pub(crate) pace: Pace,
-    /// When they end.
-    pub(crate) until: Until,
-    /// Which they are.
-    pub(crate) mix: Mix,
-    /// On which records.
-    pub(crate) chooser: Chooser,
-    /// The records that there are.
-    pub(crate) records: Arc<Records>,
-    /// Length of a key.
-    pub(crate) key_bytes: usize,
-    /// Length of a value.
-    pub(crate) value_bytes: Sizes,
-    /// Keys per request.
-    pub(crate) batch: usize,
-    /// Connections of all threads.
-    pub(crate) connections: usize,
-    /// Threads.
-    pub(crate) threads: usize,
-    /// CPUs that they stay on, in turn; empty: wherever they are put.
-    pub(crate) cpus: Vec<usize>,
-    /// Tries of a request after the first, if its failure says that another may help.
-    pub(crate) retries: u32,
-    /// Writes have names.
-    pub(crate) named: bool,
-    /// Of all choices.
-    pub(crate) seed: u64,
-}
 
 /// What a thread tells while it runs.
 pub(crate) enum Told {
@@ -130,32 +60,29 @@ pub(crate) struct Seen {
     pub(crate) unanswered: u64,
     /// Operations that were due and could not be begun before the end: the server took no more.
     pub(crate) never_begun: u64,
+    /// The most requests that were in flight at once.
+    pub(crate) in_flight_most: usize,
     /// Connections that were lost.
     pub(crate) connections_lost: u64,
     /// How long the measured part went on.
     pub(crate) measured: Duration,
 }
 
-/// Makes a session per connection, told the number of its thread.
-pub(crate) trait Dial: Sync {
-    /// What is spoken.
-    type Session: Session;
-
-    /// A session of a thread's connection, and where it goes.
-    fn dial(&self, thread: usize, connection: usize) -> (SocketAddr, Self::Session);
-}
-
-/// Runs a load to its end. Fails if no connection can be made at first.
+/// Runs a load to its end, from when all its connections are made. Fails if one cannot be made then.
 pub(crate) fn run<D: Dial>(
     load: &Load,
     dial: &D,
     stop: &AtomicBool,
     told: &Sender<Told>,
 ) -> io::Result<Vec<Seen>> {
+    assert!(load.threads <= load.connections, "a thread without a connection has nothing to do");
+    let connected =
+        (0..load.threads).map(|index| Lines::connect(load, dial, index)).collect::<io::Result<Vec<_>>>()?;
     let begun = Instant::now();
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..load.threads)
-            .map(|index| {
+        let threads: Vec<_> = (0..)
+            .zip(connected)
+            .map(|(index, lines)| {
                 let told = told.clone();
                 let body = move || {
                     if let Some(cpu) = load.cpus.get(index % load.cpus.len().max(1)) {
@@ -164,7 +91,7 @@ pub(crate) fn run<D: Dial>(
                     }
                     // The kernel may otherwise wake a thread 50 µs after its time.
                     let _coarse = set_current_timer_slack(NonZeroU64::new(1_000));
-                    Thread::new(load, dial, index, begun, told)?.run(stop)
+                    Thread::new(load, index, lines, begun, told).run(stop)
                 };
                 thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, body)
             })
@@ -215,25 +142,17 @@ impl Names {
     }
 }
 
-/// A connection, or the time to try for one.
-enum Line<S> {
-    Up(Connection<S>),
-    Down { retry_ns: u64 },
-}
-
 struct Thread<'a, D: Dial> {
     load: &'a Load,
-    dial: &'a D,
     index: usize,
+    lines: Lines<'a, D>,
     begun: Instant,
     told: Sender<Told>,
-    poll: OwnedFd,
-    lines: Vec<Line<D::Session>>,
-    /// The connection that is asked next.
-    turn: usize,
     operations: Vec<Option<Operation>>,
     free: Vec<u32>,
     open: usize,
+    /// Requests that it keeps in flight.
+    in_flight: usize,
     /// Due operations that no connection has room for: when they were.
     backlog: VecDeque<u64>,
     /// Requests to be sent again.
@@ -251,36 +170,29 @@ struct Thread<'a, D: Dial> {
     measuring: bool,
     warm_up_ns: u64,
     end_ns: u64,
+    /// A pass of the open loop has found the end passed: nothing new is begun.
+    over: bool,
     seen: Seen,
 }
 
 impl<'a, D: Dial> Thread<'a, D> {
-    fn new(
-        load: &'a Load,
-        dial: &'a D,
-        index: usize,
-        begun: Instant,
-        told: Sender<Told>,
-    ) -> io::Result<Self> {
-        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    fn new(load: &'a Load, index: usize, lines: Lines<'a, D>, begun: Instant, told: Sender<Told>) -> Self {
         let (warm_up_ns, end_ns) = match load.until {
             Until::Time { warm_up, measured } => {
                 (warm_up.as_nanos() as u64, (warm_up + measured).as_nanos() as u64)
             }
             Until::Filled { .. } => (0, u64::MAX - DRAIN_NS),
         };
-        let mut thread = Thread {
+        Thread {
             load,
-            dial,
             index,
+            lines,
             begun,
             told,
-            poll,
-            lines: Vec::new(),
-            turn: 0,
             operations: Vec::new(),
             free: Vec::new(),
             open: 0,
+            in_flight: load.in_flight_of(index),
             backlog: VecDeque::new(),
             again: Vec::new(),
             request: Request::new(load.key_bytes),
@@ -296,28 +208,16 @@ impl<'a, D: Dial> Thread<'a, D> {
             measuring: false,
             warm_up_ns,
             end_ns,
+            over: false,
             seen: Seen {
                 lag: latencies(),
                 unanswered: 0,
                 never_begun: 0,
+                in_flight_most: 0,
                 connections_lost: 0,
                 measured: Duration::ZERO,
             },
-        };
-        for number in (index..load.connections).step_by(load.threads) {
-            let (address, session) = dial.dial(index, number);
-            let connection = Connection::open(address, session).map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"))
-            })?;
-            thread.watch(&connection, thread.lines.len())?;
-            thread.lines.push(Line::Up(connection));
         }
-        Ok(thread)
-    }
-
-    fn watch(&self, connection: &Connection<D::Session>, line: usize) -> io::Result<()> {
-        let data = epoll::EventData::new_u64(line as u64);
-        Ok(epoll::add(&self.poll, connection, data, epoll::EventFlags::IN | epoll::EventFlags::RDHUP)?)
     }
 
     fn now_ns(&self) -> u64 {
@@ -331,11 +231,10 @@ impl<'a, D: Dial> Thread<'a, D> {
             }
             Pace::Closed { .. } => None,
         };
-        let mut events = Vec::with_capacity(256);
         let mut ended = Vec::new();
         loop {
             let now = self.now_ns();
-            if stop.load(Relaxed) {
+            if stop.load(Relaxed) || self.is_deserted(now) {
                 self.end_ns = self.end_ns.min(now);
             }
             self.roll(now.min(self.end_ns));
@@ -347,17 +246,9 @@ impl<'a, D: Dial> Thread<'a, D> {
             if due_ns.is_none() && (idle || now >= self.end_ns.saturating_add(DRAIN_NS)) {
                 break;
             }
-            self.flush(now, &mut ended);
+            self.lines.flush(now);
             let wait_ns = due_ns.map_or(GLANCE_NS, |due| due.saturating_sub(self.now_ns()).min(GLANCE_NS));
-            let timeout = Timespec { tv_sec: 0, tv_nsec: wait_ns as i64 };
-            // ppoll first: epoll's own wait counts in milliseconds.
-            let mut ready = [PollFd::new(&self.poll, PollFlags::IN)];
-            uninterrupted(poll(&mut ready, Some(&timeout)))?;
-            let room = rustix::buffer::spare_capacity(&mut events);
-            uninterrupted(epoll::wait(&self.poll, room, Some(&Timespec::default())))?;
-            for event in events.drain(..) {
-                self.receive(event.data.u64() as usize, &mut ended);
-            }
+            self.lines.receive(wait_ns, now, &mut ended)?;
             let now = self.now_ns();
             for end in ended.drain(..) {
                 self.end(&end, now);
@@ -367,9 +258,15 @@ impl<'a, D: Dial> Thread<'a, D> {
         self.seen.measured = Duration::from_nanos(now.min(self.end_ns).saturating_sub(self.warm_up_ns));
         self.seen.unanswered = (self.open + self.again.len()) as u64;
         self.seen.never_begun = self.backlog.len() as u64;
+        self.seen.connections_lost = self.lines.lost();
         self.tell_second();
         self.tell_filled();
         Ok(self.seen)
+    }
+
+    /// Is nobody there to be filled any more? What has a time of its own ends by that.
+    fn is_deserted(&self, now: u64) -> bool {
+        matches!(self.load.until, Until::Filled { .. }) && now >= self.lines.up_ns() + DESERTED_NS
     }
 
     /// Tells the seconds that have passed.
@@ -414,59 +311,44 @@ impl<'a, D: Dial> Thread<'a, D> {
             self.backlog.push_back(intended);
             schedule.advance();
         }
-        // What could not be begun before the end is not begun after it: the throughput is that of the time measured.
-        while now < self.end_ns
+        // The first pass that finds the end passed begins what was due before it. What finds no room by then is not begun
+        // any more: the throughput is that of the time measured.
+        while !self.over
             && let Some(intended) = self.backlog.front().copied()
         {
-            let Some(line) = self.line_with_room(usize::MAX) else { break };
+            let Some(line) = self.lines.with_room(usize::MAX) else { break };
             self.backlog.pop_front();
             self.begin(line, intended);
         }
+        self.over = now >= self.end_ns;
         (schedule.next_ns() < self.end_ns).then(|| schedule.next_ns())
     }
 
-    /// Fills every connection up; None if nothing comes any more.
+    /// Begins as many as are to be in flight, evenly over the connections; None if nothing comes any more.
     fn begin_closed(&mut self, now: u64) -> Option<u64> {
-        let Pace::Closed { in_flight } = self.load.pace else { unreachable!("an open loop has a schedule") };
         self.begin_again();
-        if now >= self.end_ns {
-            return None;
-        }
-        let depth = in_flight.div_ceil(self.load.connections);
-        while let Some(line) = self.line_with_room(depth) {
-            if let Until::Filled { records } = self.load.until
-                && self.fill_next >= records
-            {
-                return None;
-            }
+        let depth = self.in_flight.div_ceil(self.lines.count());
+        while !self.all_begun(now)
+            && self.open < self.in_flight
+            && let Some(line) = self.lines.with_room(depth)
+        {
             self.begin(line, now);
         }
-        Some(u64::MAX)
+        (!self.all_begun(now)).then_some(u64::MAX)
+    }
+
+    fn all_begun(&self, now: u64) -> bool {
+        let filled = matches!(self.load.until, Until::Filled { records } if self.fill_next >= records);
+        filled || now >= self.end_ns
     }
 
     fn begin_again(&mut self) {
         while !self.again.is_empty()
-            && let Some(line) = self.line_with_room(usize::MAX)
+            && let Some(line) = self.lines.with_room(usize::MAX)
             && let Some((operation, request)) = self.again.pop()
         {
             self.send(line, operation, Some(request));
         }
-    }
-
-    /// A connection that takes a request and has fewer than `depth` under way; in turn.
-    fn line_with_room(&mut self, depth: usize) -> Option<usize> {
-        let count = self.lines.len();
-        for step in 0..count {
-            let at = (self.turn + step) % count;
-            if let Line::Up(connection) = &self.lines[at]
-                && connection.open_requests() < depth
-                && connection.has_room()
-            {
-                self.turn = (at + 1) % count;
-                return Some(at);
-            }
-        }
-        None
     }
 
     fn begin(&mut self, line: usize, intended_ns: u64) {
@@ -564,14 +446,13 @@ impl<'a, D: Dial> Thread<'a, D> {
             self.operations.push(None);
             self.operations.len() as u32 - 1
         });
-        let Line::Up(connection) = &mut self.lines[line] else { unreachable!("it had room") };
         match request {
             Some(request) => {
-                connection.begin(&request, tag);
+                self.lines.begin(line, &request, tag);
                 operation.request = Some(request);
             }
             None => {
-                connection.begin(&self.request, tag);
+                self.lines.begin(line, &self.request, tag);
                 if self.load.retries > 0 {
                     operation.request = Some(Box::new(self.request.clone()));
                 }
@@ -579,55 +460,7 @@ impl<'a, D: Dial> Thread<'a, D> {
         }
         self.operations[tag as usize] = Some(operation);
         self.open += 1;
-    }
-
-    fn flush(&mut self, now: u64, ended: &mut Vec<Ended>) {
-        for line in 0..self.lines.len() {
-            match &mut self.lines[line] {
-                Line::Up(connection) if connection.is_spent() => {
-                    self.lines[line] = Line::Down { retry_ns: now }
-                }
-                Line::Up(connection) => {
-                    let blocked = connection.is_blocked();
-                    let result = connection.flush();
-                    if blocked != connection.is_blocked() {
-                        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-                        flags.set(epoll::EventFlags::OUT, connection.is_blocked());
-                        let data = epoll::EventData::new_u64(line as u64);
-                        // It fails only for a socket that is not watched; then it is not read either, and cut.
-                        let _watched = epoll::modify(&self.poll, &*connection, data, flags);
-                    }
-                    if result.is_err() {
-                        self.lose(line, ended);
-                    }
-                }
-                Line::Down { retry_ns } if *retry_ns <= now => {
-                    let (address, session) = self.dial.dial(self.index, line);
-                    match Connection::open(address, session) {
-                        Ok(connection) if self.watch(&connection, line).is_ok() => {
-                            self.lines[line] = Line::Up(connection);
-                        }
-                        _ => self.lines[line] = Line::Down { retry_ns: now + RECONNECT_NS },
-                    }
-                }
-                Line::Down { .. } => {}
-            }
-        }
-    }
-
-    fn receive(&mut self, line: usize, ended: &mut Vec<Ended>) {
-        let Line::Up(connection) = &mut self.lines[line] else { return };
-        if connection.receive(&mut |end| ended.push(end)).is_err() {
-            self.lose(line, ended);
-        }
-    }
-
-    fn lose(&mut self, line: usize, ended: &mut Vec<Ended>) {
-        let retry_ns = self.now_ns() + RECONNECT_NS;
-        if let Line::Up(mut connection) = std::mem::replace(&mut self.lines[line], Line::Down { retry_ns }) {
-            connection.cut(&mut |end| ended.push(end));
-            self.seen.connections_lost += 1;
-        }
+        self.seen.in_flight_most = self.seen.in_flight_most.max(self.open);
     }
 
     fn end(&mut self, end: &Ended, now: u64) {
@@ -670,7 +503,7 @@ impl<'a, D: Dial> Thread<'a, D> {
         self.push_value();
         self.name(1);
         (operation.writing, operation.request_id) = (true, self.request.request_id);
-        match self.line_with_room(usize::MAX) {
+        match self.lines.with_room(usize::MAX) {
             Some(line) => self.send(line, operation, None),
             None => {
                 let request = Box::new(self.request.clone());
@@ -678,11 +511,6 @@ impl<'a, D: Dial> Thread<'a, D> {
             }
         }
     }
-}
-
-/// A signal is no failure: nothing is ready then.
-fn uninterrupted(waited: rustix::io::Result<usize>) -> io::Result<usize> {
-    waited.or_else(|error| if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error.into()) })
 }
 
 /// Does a failure say that the same request may be done later? A write that may have been done has the same name again.
@@ -698,6 +526,12 @@ fn may_be_retried(refusal: Refusal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lines::echo::Echo;
+    use crate::targets::closed;
+    use crate::workload::arrivals::Arrivals;
+    use crate::workload::mix::Mix;
+    use std::net::TcpListener;
+    use std::sync::mpsc;
 
     #[test]
     fn lowest_name_under_way_rises_when_it_ends() {
@@ -711,5 +545,107 @@ mod tests {
         names.end(0);
         names.end(70);
         assert_eq!(names.lowest(), 0);
+    }
+
+    /// A thread of a load, with its connections.
+    fn thread<'a>(
+        load: &'a Load,
+        echo: &'a &'a Echo,
+        index: usize,
+        told: &Sender<Told>,
+    ) -> Thread<'a, &'a Echo> {
+        Thread::new(load, index, Lines::connect(load, echo, index).unwrap(), Instant::now(), told.clone())
+    }
+
+    fn server() -> (TcpListener, Echo) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let echo = Echo::at(listener.local_addr().unwrap());
+        (listener, echo)
+    }
+
+    #[test]
+    fn what_is_due_before_the_end_is_begun_if_it_finds_room_then() {
+        let (_listener, echo) = server();
+        let until = Until::Time { warm_up: Duration::ZERO, measured: Duration::from_millis(10) };
+        let pace = Pace::Open { rate: 1_000.0, arrivals: Arrivals::Constant };
+        let load = Load { pace, connections: 1, ..closed(Mix::only(Kind::Read), until, 1, 100) };
+        for (room, begun) in [(usize::MAX, 10), (7, 7)] {
+            echo.room.store(room, Relaxed);
+            let (echo, told) = (&echo, mpsc::channel().0);
+            let mut thread = thread(&load, &echo, 0, &told);
+            let mut schedule = Schedule::new(Arrivals::Constant, 1_000.0, 0, 1, Prng::new(1));
+            assert_eq!(thread.begin_due(&mut schedule, 4_500_000), Some(5_000_000));
+            assert_eq!(thread.open, 5);
+            // The pass in which the rest is due is the first one past the end.
+            assert_eq!(thread.begin_due(&mut schedule, 12_000_000), None);
+            assert_eq!((thread.open, thread.backlog.len()), (begun, 10 - begun));
+            echo.room.store(usize::MAX, Relaxed);
+            thread.begin_due(&mut schedule, 13_000_000);
+            assert_eq!(thread.open, begun, "room that is there after the end comes too late");
+        }
+    }
+
+    #[test]
+    fn closed_loop_has_in_flight_what_was_asked_for() {
+        let (_listener, echo) = server();
+        let echo = &echo;
+        let until = Until::Time { warm_up: Duration::ZERO, measured: Duration::from_secs(1) };
+        let load = closed(Mix::only(Kind::Read), until, 10, 100);
+        let load = Load { connections: 7, threads: 3, retries: 1, ..load };
+        let told = mpsc::channel().0;
+        let mut threads: Vec<_> = (0..3).map(|index| thread(&load, &echo, index, &told)).collect();
+        let open = |threads: &[Thread<'_, _>]| threads.iter().map(|thread| thread.open).collect::<Vec<_>>();
+        threads.iter_mut().for_each(|thread| assert_eq!(thread.begin_closed(0), Some(u64::MAX)));
+        assert_eq!(open(&threads), [4, 3, 3]);
+        // A request that waits to be sent again is in flight too.
+        echo.room.store(0, Relaxed);
+        threads[0].end(&Ended { tag: 2, answer: Answer::Refused(Refusal::NotBegun) }, 1);
+        threads[0].begin_closed(1);
+        assert_eq!((threads[0].open, threads[0].again.len()), (3, 1));
+        echo.room.store(usize::MAX, Relaxed);
+        threads[0].begin_closed(1);
+        assert_eq!((threads[0].open, threads[0].again.len()), (4, 0));
+        assert_eq!(threads.iter().map(|thread| thread.seen.in_flight_most).sum::<usize>(), 10);
+    }
+
+    #[test]
+    fn fill_writes_each_record_once_with_all_threads() {
+        let (listener, echo) = server();
+        let load = closed(Mix::only(Kind::Insert), Until::Filled { records: 1_001 }, 7, 1_001);
+        let load = Load { connections: 3, threads: 2, batch: 4, ..load };
+        let (told, tell) = mpsc::channel();
+        let seen = thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let (stream, _) = listener.accept().unwrap();
+                    scope.spawn(move || io::copy(&mut &stream, &mut &stream).unwrap());
+                }
+            });
+            run(&load, &&echo, &AtomicBool::new(false), &told).unwrap()
+        });
+        drop(told);
+        let filled = |told| if let Told::Filled { more } = told { more } else { 0 };
+        assert_eq!(tell.into_iter().map(filled).sum::<u64>(), 1_001);
+        assert_eq!(seen.iter().map(|seen| seen.in_flight_most).collect::<Vec<_>>(), [4, 3]);
+        assert!(seen.iter().all(|seen| seen.unanswered == 0 && seen.connections_lost == 0));
+    }
+
+    #[test]
+    fn who_fills_a_server_leaves_it_when_it_is_gone() {
+        let (listener, echo) = server();
+        let echo = &echo;
+        let load = closed(Mix::only(Kind::Insert), Until::Filled { records: 100 }, 4, 100);
+        let told = mpsc::channel().0;
+        let mut thread = thread(&load, &echo, 0, &told);
+        thread.begin_closed(5);
+        thread.lines.flush(5);
+        drop(listener);
+        let mut ended = Vec::new();
+        while thread.lines.lost() < 4 {
+            thread.lines.receive(1_000_000, 6, &mut ended).unwrap();
+        }
+        assert_eq!((ended.len(), thread.lines.with_room(9)), (4, None));
+        assert!(!thread.is_deserted(4 + DESERTED_NS), "it may come back");
+        assert!(thread.is_deserted(5 + DESERTED_NS));
     }
 }

@@ -7,6 +7,8 @@ mod compare;
 mod drive;
 mod empty;
 mod generator;
+mod lines;
+mod load;
 mod machine;
 mod measure;
 mod micro;
@@ -63,9 +65,13 @@ struct Arguments {
 enum Command {
     /// Runs a load and measures it: at a rate (open loop) or at saturation (closed loop).
     ///
-    /// Ends with 4 if the figures are not to be used: the generator itself was late, or nothing was answered.
+    /// Ends with 4 if the figures are not to be used: the generator itself was late, or nothing was answered. It ends by its
+    /// time whatever becomes of the server: connections that are lost are made again, and what has no answer 10 s after the
+    /// end is given up.
     Run(Box<Run>),
     /// Writes every record once.
+    ///
+    /// Ends with 1 if any was not written; gives up after 10 s without a connection.
     Load(Fill),
     /// Runs a load at one rate after the other, or finds the greatest rate within a limit on p99.
     Sweep(Box<Sweep>),
@@ -308,4 +314,15 @@ fn program(places: &Places) -> Result<PathBuf, Box<dyn Error>> {
         );
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -1,7 +1,7 @@
 //! A node beside other stores: each started here with its disk flushed before it answers, each asked the same by the same
 //! generator, in short rounds by turns.
 
-use crate::generator::{Load, Until};
+use crate::load::{Load, Until};
 use crate::process::{Kind as Program, Server};
 use crate::report::table::{Finding, Outcome, Target};
 use crate::rounds::{Rounds, Side};

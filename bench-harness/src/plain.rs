@@ -1,7 +1,6 @@
 //! The plain service: tonic on hyper as its generated code drives them, on the node's executors and sockets, with nothing
 //! behind it. It is what a service of this kind costs at least whose author takes the stack as it comes.
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
@@ -59,9 +58,8 @@ impl UnaryService<v1::GetRequest> for Get {
     type Future = Ready<Result<tonic::Response<v1::GetResponse>, Status>>;
 
     fn call(&mut self, _: tonic::Request<v1::GetRequest>) -> Self::Future {
-        let value = Bytes::from_static(&[b'v'; crate::targets::VALUE_BYTES]);
         ready(Ok(tonic::Response::new(v1::GetResponse {
-            value,
+            value: vec![b'v'; crate::targets::VALUE_BYTES],
             timestamp: TIMESTAMP,
             exists: true,
             member: 1,

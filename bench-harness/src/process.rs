@@ -228,6 +228,7 @@ fn free_address() -> io::Result<SocketAddr> {
 fn answers<S: Session>(address: SocketAddr, session: S) -> io::Result<bool> {
     const WITHIN: Duration = Duration::from_secs(2);
     let mut connection = Connection::open(address, session)?;
+    connection.await_opened(WITHIN)?;
     let mut request = Request::new(1);
     request.reset(Action::Read);
     request.keys.push(b'k');

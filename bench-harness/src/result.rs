@@ -92,7 +92,7 @@ pub(crate) struct Figures {
     pub(crate) operations_per_second: f64,
     /// Keys read that had no record.
     pub(crate) absent: u64,
-    /// By reason.
+    /// By reason: requests, and single keys within batches.
     pub(crate) failures: BTreeMap<String, u64>,
     /// Of a request, from when it was to begin, microseconds.
     pub(crate) latency_us: Percentiles,
@@ -219,6 +219,51 @@ impl RunResult {
             return Err(invalid(name(&format!("of format {}, this program reads {FORMAT}", result.format))));
         }
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+impl RunResult {
+    /// A run in which nothing happened.
+    pub(crate) fn blank(seconds: f64) -> RunResult {
+        RunResult {
+            format: FORMAT,
+            command: "ringbench run --server ringcore --ycsb a".to_owned(),
+            begun_at_ms: 1_785_000_000_000,
+            seconds,
+            workload: Workload {
+                server: "ringcore at 127.0.0.1:7000".to_owned(),
+                rate: None,
+                in_flight: Some(256),
+                parts: vec![
+                    ("operations".to_owned(), "50 % read, 50 % update".to_owned()),
+                    ("keys".to_owned(), "zipfian over 1 000 000".to_owned()),
+                    ("values".to_owned(), "100 bytes".to_owned()),
+                ],
+            },
+            machine: Machine {
+                processor: "Some Processor 9000 @ 2.60 GHz".to_owned(),
+                cpus: 2,
+                memory_bytes: 25 << 30,
+                kernel: "Linux 6.1.0".to_owned(),
+            },
+            versions: BTreeMap::from([("ringbench".to_owned(), "0.1.0".to_owned())]),
+            invalid: Vec::new(),
+            notes: Vec::new(),
+            lag_us: None,
+            total: Figures::of(&Tally::default(), seconds),
+            kinds: BTreeMap::new(),
+            seconds_of: Vec::new(),
+            cpu: Cpu {
+                server_us_per_operation: Some(4.56),
+                server_cores: Some(0.85),
+                generator_us_per_operation: 2.04,
+                generator_cores: 0.45,
+            },
+            connections_lost: 0,
+            unanswered: 0,
+            never_begun: 0,
+        }
     }
 }
 

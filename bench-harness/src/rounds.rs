@@ -2,7 +2,7 @@
 //! with the spread. Figures of different rounds are never set against each other.
 
 use crate::drive::burst;
-use crate::generator::Load;
+use crate::load::Load;
 use crate::measure::latencies;
 use crate::process::Server;
 use crate::target::Target;

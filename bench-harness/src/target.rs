@@ -3,7 +3,9 @@
 use crate::client::etcd::Etcd;
 use crate::client::redis::Redis;
 use crate::client::ringcore::{Manner, Ringcore};
-use crate::generator::{self, Dial, Load, Seen, Told};
+use crate::generator::{self, Seen, Told};
+use crate::lines::Dial;
+use crate::load::Load;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::AtomicBool;

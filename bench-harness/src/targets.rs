@@ -2,7 +2,7 @@
 
 use crate::drive::burst;
 use crate::empty::Stack;
-use crate::generator::{Load, Pace, Until};
+use crate::load::{Load, Pace, Until};
 use crate::process::{Kind as Program, Server};
 use crate::report::table::{Finding, Outcome, Target};
 use crate::rounds::{Figures, Rounds, Side, Spread};

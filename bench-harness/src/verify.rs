@@ -30,8 +30,9 @@ const DELETES: u64 = 100;
 /// Violations that are printed.
 const SHOWN: usize = 20;
 
-/// The command line.
+/// The command line, within the command of the same name.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub(crate) struct Verify {
     /// How long it goes on.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]

@@ -4,8 +4,8 @@
 set -eu
 programs=$(cd "$1" && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/ringbench-XXXXXX")
-node=
-trap 'if [ -n "$node" ]; then kill -9 "$node"; fi; rm -rf "$work"' EXIT
+node= run=
+trap 'for process in $node $run; do kill -9 "$process"; done; rm -rf "$work"' EXIT
 cd "$work"
 ringbench=$programs/ringbench
 at=127.0.0.1:11937
@@ -29,11 +29,14 @@ says() {
     grep -q -e "$1" said || { cat said; fail "does not say: $1"; }
 }
 
-"$programs/ringcore" start --bootstrap --name n1 --data-dir data --cores 2 --no-pin --listen $at \
-    --peer-listen 127.0.0.1:11938 --admin-listen off 2>node.log &
-node=$!
-"$programs/ringctl" --timeout 60s health --wait >/dev/null || { cat node.log; fail "the node does not start"; }
+start() {
+    "$programs/ringcore" start --bootstrap --name n1 --data-dir data --cores 2 --no-pin --listen $at \
+        --peer-listen 127.0.0.1:11938 --admin-listen off 2>node.log &
+    node=$!
+    "$programs/ringctl" --timeout 60s health --wait >/dev/null || { cat node.log; fail "the node does not start"; }
+}
 
+start
 ends 0 "$ringbench" load --records 5000
 says '5000 of 5000 records, 100 %'
 [ "$("$programs/ringctl" export 2>/dev/null | wc -l)" = 5000 ] || fail "the records are not there"
@@ -49,6 +52,9 @@ for way in --pipeline '--batch 16' '--ycsb d' '--ycsb f' '--read 2 --delete 1 --
     ends 0 "$ringbench" run --closed --inflight 16 --duration 500ms --warmup 0ms --records 5000 --quiet $way
     ! grep -q failed said || { cat said; fail "$way: something failed"; }
 done
+ends 0 "$ringbench" run --closed --inflight 3 --connections 8 --cores 8 --duration 300ms --warmup 0ms --records 5000
+says '3 requests in flight'
+says '3 from 3 threads'
 # An open loop may find itself too late on a busy machine, and then says so.
 for arrivals in constant poisson; do
     "$ringbench" run --rate 500 --arrivals $arrivals --duration 1s --warmup 0ms --records 5000 >said 2>&1 || code=$?
@@ -70,6 +76,26 @@ ends 3 "$ringbench" compare closed slower.json
 says 'worse by more than 10 %'
 ends 1 "$ringbench" compare closed data
 says 'run.json'
+
+# Its server dies under it: a run goes on to its end, and says what became of it.
+timeout 60 "$ringbench" run --closed --retries 5 --duration 3s --warmup 0ms --records 5000 >said 2>&1 &
+run=$!
+looks=0
+until grep -q 'ops/s' said; do
+    looks=$((looks + 1))
+    [ "$looks" -lt 300 ] || { cat said; fail "the run tells no second"; }
+    sleep 0.1
+done
+kill -9 "$node"
+wait "$node" || node=
+code=0
+wait "$run" || code=$?
+run=
+[ "$code" = 0 ] || { cat said; fail "a run whose server dies: exit code $code instead of 0"; }
+says 'connections were lost'
+says 'requests had no answer when it was over'
+
+start
 kill "$node"
 wait "$node" || fail "the node did not stop in order"
 node=

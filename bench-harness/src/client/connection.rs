@@ -1,15 +1,17 @@
-//! One socket and its session. Never blocks.
+//! One socket and its session. Never blocks, but for what says that it waits.
 
 use super::{Ended, Request, Session};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 const READ_BYTES: usize = 256 << 10;
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// An open connection.
+/// A connection, from its first packet on.
 pub(crate) struct Connection<S> {
     stream: TcpStream,
     session: S,
@@ -21,12 +23,33 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: Session> Connection<S> {
-    /// Connects; what the session has to say is sent by [`Connection::flush`].
+    /// Begins to connect. Once the socket can be written to, [`Connection::opened`] tells whether it is connected.
     pub(crate) fn open(address: SocketAddr, session: S) -> io::Result<Connection<S>> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN)?;
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
         Ok(Connection { stream, session, incoming: vec![0; READ_BYTES], filled: 0, blocked: false })
+    }
+
+    /// Has it been connected? What the session has to say is sent by [`Connection::flush`] from then on.
+    pub(crate) fn opened(&self) -> io::Result<()> {
+        self.stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Waits until it is connected: outside of a load.
+    pub(crate) fn await_opened(&self, within: Duration) -> io::Result<()> {
+        let timeout = Timespec::try_from(within).expect("a few seconds");
+        let mut ready = [PollFd::new(&self.stream, PollFlags::OUT)];
+        if retry_on_intr(|| poll(&mut ready, Some(&timeout)))? == 0 {
+            return Err(io::Error::new(ErrorKind::TimedOut, "connection timed out"));
+        }
+        self.opened()
     }
 
     /// May a request be begun now?

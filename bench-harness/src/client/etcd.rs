@@ -2,8 +2,8 @@
 
 use super::http2::{Http2, PREFIX_BYTES};
 use super::protobuf::{Fields, Writer};
-use super::{Action, Answer, Ended, Refusal, Request, Session};
-use std::io::{self, ErrorKind};
+use super::{Action, Answer, Ended, INTERNAL, Refusal, Request, Session, broken};
+use std::io;
 
 const PATHS: &[&str] = &[
     "/etcdserverpb.KV/Range",
@@ -62,8 +62,7 @@ impl Session for Etcd {
     }
 
     fn take_in(&mut self, bytes: &[u8], ended: &mut dyn FnMut(Ended)) -> io::Result<usize> {
-        let no_stream = |_: &[u8]| Err(io::Error::new(ErrorKind::InvalidData, "no stream was opened"));
-        self.http2.take_in(bytes, ended, &mut { no_stream })
+        self.http2.take_in(bytes, ended, &mut |_| Err(broken("no stream was opened")))
     }
 
     fn open(&self) -> usize {
@@ -109,7 +108,11 @@ fn read_answer(path: usize, message: &[u8]) -> Answer {
         }
         _ => {}
     }
-    if fields.is_whole() { Answer::Done { absent, failed: 0 } } else { Answer::Refused(Refusal::Code(13)) }
+    if fields.is_whole() {
+        Answer::Done { absent, failed: 0 }
+    } else {
+        Answer::Refused(Refusal::Code(INTERNAL))
+    }
 }
 
 /// RangeResponse: kvs = 2.

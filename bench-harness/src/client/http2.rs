@@ -3,16 +3,18 @@
 //! server's own parts needs as much CPU as the server, and on a small machine would never saturate it.
 #![allow(clippy::big_endian_bytes, reason = "HTTP/2 is big-endian")]
 
-use super::{Answer, Ended, Refusal};
+use super::{Answer, Ended, INTERNAL, Refusal, broken};
 use loona_hpack::Decoder;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io;
 
 const FRAME_HEADER_BYTES: usize = 9;
 /// Received until the server's window is opened again by as much.
 const WINDOW_STEP: u32 = 1 << 30;
 /// What may wait for the stream's window before no more is taken.
 const STREAM_QUEUE_BYTES: usize = 1 << 20;
+/// Calls at a time until the server's settings are there: a server should not admit fewer (RFC 9113, 6.5.2).
+const STREAMS_UNTOLD: usize = 100;
 /// Streams have 31 bits.
 const LAST_STREAM: u32 = i32::MAX as u32;
 /// gRPC's prefix: a byte that says "not compressed", the length of the message.
@@ -38,6 +40,7 @@ const SETTING_STREAMS_MAX: u16 = 3;
 const SETTING_WINDOW: u16 = 4;
 const SETTING_FRAME_MAX: u16 = 5;
 const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
 
 /// Entries of HPACK's static table.
 const STATIC_ENTRIES: usize = 61;
@@ -54,12 +57,11 @@ struct Call {
     partial: Vec<u8>,
 }
 
-/// A message that the server's windows do not admit yet.
+/// A message, or the rest of it, that the server's windows do not admit yet.
 struct Waiting {
-    stream: u32,
+    id: u32,
     window: i64,
-    bytes: Vec<u8>,
-    sent: usize,
+    out: Vec<u8>,
 }
 
 /// The call that stays open.
@@ -85,11 +87,13 @@ pub(crate) struct Http2 {
     first_stream: u32,
     open: usize,
     stream: Option<Stream>,
-    waiting: VecDeque<Waiting>,
+    waiting: Option<Waiting>,
     window: i64,
     window_of_streams: i64,
     frame_max: usize,
     streams_max: usize,
+    /// The server has sent its settings.
+    told: bool,
     /// Bytes of DATA since the window was last opened.
     received: u32,
     leaving: bool,
@@ -120,11 +124,12 @@ impl Http2 {
             first_stream: 1,
             open: 0,
             stream: None,
-            waiting: VecDeque::new(),
+            waiting: None,
             window: 65_535,
             window_of_streams: 65_535,
             frame_max: 16 << 10,
-            streams_max: usize::MAX,
+            streams_max: STREAMS_UNTOLD,
+            told: false,
             received: 0,
             leaving: false,
             decoder: Decoder::new(),
@@ -136,7 +141,7 @@ impl Http2 {
     /// May a call be begun, or a message be sent on the stream?
     pub(crate) fn has_room(&self) -> bool {
         !self.leaving
-            && self.waiting.is_empty()
+            && self.waiting.is_none()
             && self.open < self.streams_max
             && self.stream.as_ref().is_none_or(|stream| stream.out.len() < STREAM_QUEUE_BYTES)
     }
@@ -156,25 +161,19 @@ impl Http2 {
         &mut self.out
     }
 
-    /// Begins a call of `paths[path]`; `message` has room for the prefix in front.
+    /// Begins a call of `paths[path]`, for which there is room; `message` has room for the prefix in front.
     pub(crate) fn unary(&mut self, path: usize, tag: u32, message: &mut [u8]) {
+        assert!(self.waiting.is_none(), "no call is begun while another's message waits");
         write_prefix(message);
         let id = self.begin(path);
         self.calls.push_back(Some(Call { tag, path, answer: None, partial: Vec::new() }));
         self.open += 1;
-        let bytes = message.len() as i64;
-        if message.len() <= self.frame_max
-            && bytes <= self.window
-            && bytes <= self.window_of_streams
-            && self.waiting.is_empty()
-        {
-            self.window -= bytes;
-            frame(&mut self.out, DATA, END_STREAM, id, message);
-            return;
+        let mut window = self.window_of_streams;
+        let windows = [&mut self.window, &mut window];
+        let sent = data_frames(&mut self.out, windows, self.frame_max, id, message, END_STREAM);
+        if sent < message.len() {
+            self.waiting = Some(Waiting { id, window, out: message[sent..].to_vec() });
         }
-        let window = self.window_of_streams;
-        self.waiting.push_back(Waiting { stream: id, window, bytes: message.to_vec(), sent: 0 });
-        self.pump();
     }
 
     /// Sends a message on the call of `paths[path]` that stays open; begun by its first message. `message` has room for the
@@ -196,37 +195,18 @@ impl Http2 {
     /// Puts what the open stream has to say into frames.
     pub(crate) fn pump_stream(&mut self) {
         let Some(stream) = &mut self.stream else { return };
-        let mut sent = 0;
-        while sent < stream.out.len() {
-            let most = stream.window.min(self.window).min(self.frame_max as i64);
-            let bytes = (stream.out.len() - sent).min(most.max(0) as usize);
-            if bytes == 0 {
-                break;
-            }
-            frame(&mut self.out, DATA, 0, stream.id, &stream.out[sent..sent + bytes]);
-            stream.window -= bytes as i64;
-            self.window -= bytes as i64;
-            sent += bytes;
-        }
+        let windows = [&mut self.window, &mut stream.window];
+        let sent = data_frames(&mut self.out, windows, self.frame_max, stream.id, &stream.out, 0);
         stream.out.drain(..sent);
     }
 
     fn pump(&mut self) {
-        while let Some(waiting) = self.waiting.front_mut() {
-            let most = waiting.window.min(self.window).min(self.frame_max as i64);
-            let bytes = (waiting.bytes.len() - waiting.sent).min(most.max(0) as usize);
-            if bytes == 0 {
-                return;
-            }
-            let end = waiting.sent + bytes == waiting.bytes.len();
-            let payload = &waiting.bytes[waiting.sent..waiting.sent + bytes];
-            frame(&mut self.out, DATA, if end { END_STREAM } else { 0 }, waiting.stream, payload);
-            waiting.window -= bytes as i64;
-            self.window -= bytes as i64;
-            waiting.sent += bytes;
-            if end {
-                self.waiting.pop_front();
-            }
+        let Some(waiting) = &mut self.waiting else { return };
+        let windows = [&mut self.window, &mut waiting.window];
+        let sent = data_frames(&mut self.out, windows, self.frame_max, waiting.id, &waiting.out, END_STREAM);
+        waiting.out.drain(..sent);
+        if waiting.out.is_empty() {
+            self.waiting = None;
         }
     }
 
@@ -260,7 +240,13 @@ impl Http2 {
         message: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         match kind {
-            DATA => self.data(flags, id, payload, message)?,
+            DATA => {
+                self.data(flags, id, payload, message)?;
+                if flags & END_STREAM != 0 {
+                    // gRPC's answers end with trailers.
+                    self.answered(id, INTERNAL, ended)?;
+                }
+            }
             HEADERS => {
                 let block = unpadded(flags, payload)?;
                 let block = if flags & PRIORITY == 0 { block } else { block.get(5..).ok_or_else(short)? };
@@ -283,7 +269,9 @@ impl Http2 {
             }
             RST_STREAM => {
                 let refused = word(payload, 0)? == REFUSED_STREAM;
-                self.end(id, if refused { Refusal::NotBegun } else { Refusal::Cut }, ended)?;
+                let refusal = if refused { Refusal::NotBegun } else { Refusal::Cut };
+                self.forget_waiting(id);
+                self.end(id, |_| Answer::Refused(refusal), ended)?;
             }
             SETTINGS if flags & ACK == 0 => self.settings(payload)?,
             PING if flags & ACK == 0 => frame(&mut self.out, PING, ACK, 0, payload),
@@ -292,14 +280,15 @@ impl Http2 {
                 let last = word(payload, 0)? & i32::MAX as u32;
                 for stream in (self.first_stream..self.next_stream).step_by(2).filter(|stream| *stream > last)
                 {
-                    self.end(stream, Refusal::NotBegun, ended)?;
+                    self.forget_waiting(stream);
+                    self.end(stream, |_| Answer::Refused(Refusal::NotBegun), ended)?;
                 }
             }
             WINDOW_UPDATE => {
                 let more = i64::from(word(payload, 0)?);
                 if id == 0 {
                     self.window += more;
-                } else if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.stream == id) {
+                } else if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.id == id) {
                     waiting.window += more;
                 } else if let Some(stream) = self.stream.as_mut().filter(|stream| stream.id == id) {
                     stream.window += more;
@@ -375,20 +364,7 @@ impl Http2 {
         if !ends {
             return Ok(());
         }
-        if self.stream.as_ref().is_some_and(|stream| stream.id == id) {
-            return Err(broken("the server has ended the stream"));
-        }
-        let slot = (id.wrapping_sub(self.first_stream) / 2) as usize;
-        let Some(call) = self.calls.get_mut(slot).and_then(Option::take) else { return Ok(()) };
-        self.forget_ended();
-        let answer = match (status, call.answer) {
-            (0, Some(answer)) => answer,
-            // Neither a message nor a failure: no gRPC.
-            (0, None) => Answer::Refused(Refusal::Code(13)),
-            (status, _) => Answer::Refused(Refusal::Code(status)),
-        };
-        ended(Ended { tag: call.tag, answer });
-        Ok(())
+        self.answered(id, status, ended)
     }
 
     /// gRPC's status in a block of headers; 2 (UNKNOWN) where it ends a call without one.
@@ -404,19 +380,48 @@ impl Http2 {
     }
 
     fn call(&mut self, id: u32) -> Option<&mut Call> {
-        let slot = (id.wrapping_sub(self.first_stream) / 2) as usize;
+        let slot = self.slot(id);
         self.calls.get_mut(slot)?.as_mut()
     }
 
-    fn end(&mut self, id: u32, refusal: Refusal, ended: &mut dyn FnMut(Ended)) -> io::Result<()> {
+    fn slot(&self, id: u32) -> usize {
+        (id.wrapping_sub(self.first_stream) / 2) as usize
+    }
+
+    /// The server has said all that it says to a call: its message, if it has sent one, and gRPC's status.
+    fn answered(&mut self, id: u32, status: u8, ended: &mut dyn FnMut(Ended)) -> io::Result<()> {
+        if self.forget_waiting(id) {
+            // It did not wait for the whole request, and gets no more of it (RFC 9113, 8.1).
+            frame(&mut self.out, RST_STREAM, 0, id, &CANCEL.to_be_bytes());
+        }
+        let told = |answer| match (status, answer) {
+            (0, Some(answer)) => answer,
+            // Neither a message nor a failure: no gRPC.
+            (0, None) => Answer::Refused(Refusal::Code(INTERNAL)),
+            (status, _) => Answer::Refused(Refusal::Code(status)),
+        };
+        self.end(id, told, ended)
+    }
+
+    /// Does a message that waits belong to this call? Then it is sent no more.
+    fn forget_waiting(&mut self, id: u32) -> bool {
+        self.waiting.take_if(|waiting| waiting.id == id).is_some()
+    }
+
+    /// Ends a call, unless it has ended before; `told`: what its message makes of it.
+    fn end(
+        &mut self,
+        id: u32,
+        told: impl FnOnce(Option<Answer>) -> Answer,
+        ended: &mut dyn FnMut(Ended),
+    ) -> io::Result<()> {
         if self.stream.as_ref().is_some_and(|stream| stream.id == id) {
             return Err(broken("the server has ended the stream"));
         }
-        self.waiting.retain(|waiting| waiting.stream != id);
-        let slot = (id.wrapping_sub(self.first_stream) / 2) as usize;
+        let slot = self.slot(id);
         if let Some(call) = self.calls.get_mut(slot).and_then(Option::take) {
             self.forget_ended();
-            ended(Ended { tag: call.tag, answer: Answer::Refused(refusal) });
+            ended(Ended { tag: call.tag, answer: told(call.answer) });
         }
         Ok(())
     }
@@ -438,6 +443,10 @@ impl Http2 {
     }
 
     fn settings(&mut self, payload: &[u8]) -> io::Result<()> {
+        if !std::mem::replace(&mut self.told, true) {
+            // Unless it says otherwise.
+            self.streams_max = usize::MAX;
+        }
         for setting in payload.chunks_exact(6) {
             let value = word(setting, 2)?;
             match u16::from_be_bytes([setting[0], setting[1]]) {
@@ -445,7 +454,9 @@ impl Http2 {
                 SETTING_WINDOW => {
                     let more = i64::from(value) - self.window_of_streams;
                     self.window_of_streams += more;
-                    self.waiting.iter_mut().for_each(|waiting| waiting.window += more);
+                    if let Some(waiting) = &mut self.waiting {
+                        waiting.window += more;
+                    }
                     if let Some(stream) = &mut self.stream {
                         stream.window += more;
                     }
@@ -543,6 +554,32 @@ fn word(bytes: &[u8], at: usize) -> io::Result<u32> {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map(|word| u32::from_be_bytes(*word)).ok_or_else(short)
 }
 
+/// Puts as many of a message's bytes into frames as both windows admit, the connection's and the stream's; how many.
+/// `last`: flags of the frame that ends the message.
+fn data_frames(
+    out: &mut Vec<u8>,
+    [connection, stream]: [&mut i64; 2],
+    frame_max: usize,
+    id: u32,
+    message: &[u8],
+    last: u8,
+) -> usize {
+    let mut sent = 0;
+    while sent < message.len() {
+        let most = (*connection).min(*stream).clamp(0, frame_max as i64) as usize;
+        let bytes = most.min(message.len() - sent);
+        if bytes == 0 {
+            break;
+        }
+        let flags = if sent + bytes == message.len() { last } else { 0 };
+        frame(out, DATA, flags, id, &message[sent..sent + bytes]);
+        *connection -= bytes as i64;
+        *stream -= bytes as i64;
+        sent += bytes;
+    }
+    sent
+}
+
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]) {
     frame_header(out, payload.len() as u32, kind, flags, id);
     out.extend_from_slice(payload);
@@ -552,10 +589,6 @@ fn frame_header(out: &mut Vec<u8>, length: u32, kind: u8, flags: u8, id: u32) {
     out.extend_from_slice(&length.to_be_bytes()[1..]);
     out.extend_from_slice(&[kind, flags]);
     out.extend_from_slice(&id.to_be_bytes());
-}
-
-fn broken(what: &'static str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what)
 }
 
 fn short() -> io::Error {
@@ -706,6 +739,80 @@ mod tests {
         assert!(http2.has_room());
         http2.unary(0, 2, &mut message(b""));
         assert!(!http2.has_room() && !http2.is_spent(), "the last one has no answer yet");
+    }
+
+    #[test]
+    fn what_a_call_does_not_wait_for_is_not_sent() {
+        let mut http2 = http2();
+        http2.unary(0, 1, &mut message(&vec![7; 100_000]));
+        sent(&mut http2);
+        let mut answers = Vec::new();
+        frame(&mut answers, HEADERS, END_HEADERS | END_STREAM, 1, b"\x88\x40\x0bgrpc-status\x018");
+        assert_eq!(
+            take_in(&mut http2, &answers),
+            [Ended { tag: 1, answer: Answer::Refused(Refusal::Code(8)) }]
+        );
+        assert_eq!(sent(&mut http2), [(RST_STREAM, 0, 1, CANCEL.to_be_bytes().to_vec())]);
+        assert!(http2.has_room(), "nothing waits any more");
+        let mut after = Vec::new();
+        frame(&mut after, RST_STREAM, 0, 1, &[0; 4]); // NO_ERROR: the server wants no more of it either
+        frame(&mut after, WINDOW_UPDATE, 0, 0, &100_000_u32.to_be_bytes());
+        assert_eq!(take_in(&mut http2, &after), []);
+        assert_eq!(sent(&mut http2), []);
+        http2.unary(0, 2, &mut message(b"short"));
+        sent(&mut http2);
+        let mut answers = Vec::new();
+        frame(&mut answers, HEADERS, END_HEADERS | END_STREAM, 3, &[0x80 | 62]);
+        take_in(&mut http2, &answers);
+        assert_eq!(sent(&mut http2), [], "a request that was sent whole is not taken back");
+    }
+
+    #[test]
+    fn answer_without_trailers_is_none() {
+        let mut http2 = http2();
+        http2.unary(0, 5, &mut message(b""));
+        let mut answers = Vec::new();
+        frame(&mut answers, HEADERS, END_HEADERS, 1, &[0x88]);
+        frame(&mut answers, DATA, END_STREAM, 1, &prefixed(b"123"));
+        let ended = take_in(&mut http2, &answers);
+        assert_eq!(ended, [Ended { tag: 5, answer: Answer::Refused(Refusal::Code(INTERNAL)) }]);
+        assert_eq!(http2.open(), 0);
+        http2.send(0, &mut message(b""));
+        let mut end = Vec::new();
+        frame(&mut end, DATA, END_STREAM, 3, &[]);
+        assert!(http2.take_in(&end, &mut |_| (), &mut |_| Ok(())).is_err(), "the stream is to stay open");
+    }
+
+    #[test]
+    fn answer_before_a_reset_counts() {
+        let mut http2 = http2();
+        http2.unary(0, 5, &mut message(b""));
+        let mut answers = Vec::new();
+        frame(&mut answers, HEADERS, END_HEADERS, 1, &[0x88]);
+        frame(&mut answers, DATA, 0, 1, &prefixed(b"123"));
+        frame(&mut answers, HEADERS, END_HEADERS | END_STREAM, 1, STATUS_0);
+        frame(&mut answers, RST_STREAM, 0, 1, &[0; 4]);
+        assert_eq!(take_in(&mut http2, &answers), [done(5, 3, 0)]);
+    }
+
+    #[test]
+    fn calls_at_a_time_are_what_the_server_admits() {
+        let mut http2 = http2();
+        (0..99).for_each(|tag| http2.unary(0, tag, &mut message(b"")));
+        assert!(http2.has_room());
+        http2.unary(0, 99, &mut message(b""));
+        assert!(!http2.has_room(), "its settings are not known");
+        let mut settings = Vec::new();
+        frame(&mut settings, SETTINGS, 0, 0, &[]);
+        take_in(&mut http2, &settings);
+        assert!(http2.has_room(), "they name no limit");
+        let mut settings = Vec::new();
+        frame(&mut settings, SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 101]);
+        frame(&mut settings, SETTINGS, 0, 0, &[]);
+        take_in(&mut http2, &settings);
+        assert!(http2.has_room());
+        http2.unary(0, 100, &mut message(b""));
+        assert!(!http2.has_room(), "what a later frame does not name stays");
     }
 
     #[test]

@@ -8,7 +8,10 @@ pub(crate) mod protobuf;
 pub(crate) mod redis;
 pub(crate) mod ringcore;
 
-use std::io;
+use std::io::{self, ErrorKind};
+
+/// gRPC's code of an answer that is none.
+const INTERNAL: u8 = 13;
 
 /// What a request does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,4 +184,9 @@ pub(crate) trait Session {
 
     /// The connection is gone: what is open ends so.
     fn cut(&mut self, ended: &mut dyn FnMut(Ended));
+}
+
+/// A server that breaks its protocol.
+fn broken(what: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
 }

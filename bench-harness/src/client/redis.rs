@@ -1,8 +1,8 @@
 //! Redis' protocol (RESP 2): GET, SET and DEL; a batch is as many commands sent together.
 
-use super::{Action, Answer, Ended, Refusal, Request, Session};
+use super::{Action, Answer, Ended, Refusal, Request, Session, broken};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, Write as _};
 
 /// A request whose replies are not all there.
 struct Waiting {
@@ -113,10 +113,6 @@ fn reply(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
         }
         _ => Err(broken("a reply of an unknown kind")),
     }
-}
-
-fn broken(what: &'static str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use super::http2::{Http2, PREFIX_BYTES};
 use super::protobuf::{Fields, Writer};
-use super::{Action, Answer, Ended, Refusal, Request, Session};
+use super::{Action, Answer, Ended, INTERNAL, Refusal, Request, Session, broken};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::io::{self, ErrorKind};
+use std::io;
 
 const PATHS: &[&str] = &[
     "/ringcore.v1.KV/Get",
@@ -125,7 +125,7 @@ impl Session for Ringcore {
                     piped.push(end);
                     Ok(())
                 }
-                _ => Err(io::Error::new(ErrorKind::InvalidData, "an answer to nothing")),
+                _ => Err(broken("an answer to nothing")),
             }
         };
         // What was answered before the connection broke was answered.
@@ -239,11 +239,11 @@ fn read_answer(path: usize, message: &[u8]) -> Answer {
         }
         _ => {}
     }
-    if fields.is_whole() { Answer::Done { absent, failed } } else { Answer::Refused(Refusal::Code(13)) }
+    if fields.is_whole() { Answer::Done { absent, failed } } else { Answer::Refused(Refusal::Code(INTERNAL)) }
 }
 
 fn read_piped(message: &[u8]) -> Ended {
-    let mut end = Ended { tag: 0, answer: Answer::Refused(Refusal::Code(13)) };
+    let mut end = Ended { tag: 0, answer: Answer::Refused(Refusal::Code(INTERNAL)) };
     for (field, value) in Fields::of(message) {
         match field {
             1 => end.tag = value.number() as u32,
@@ -328,17 +328,48 @@ mod tests {
         let get = v1::GetResponse { exists: true, timestamp: 5, ..Default::default() };
         assert_eq!(read_answer(GET, &get.encode_to_vec()), Answer::Done { absent: 0, failed: 0 });
         assert_eq!(read_answer(GET, &[]), Answer::Done { absent: 1, failed: 0 });
-        assert_eq!(read_answer(GET, &[0x0A]), Answer::Refused(Refusal::Code(13)));
+        assert_eq!(read_answer(GET, &[0x0A]), Answer::Refused(Refusal::Code(INTERNAL)));
+    }
+
+    /// A session with requests 0 and 300 in its pipeline.
+    fn piped() -> Ringcore {
+        let mut session = Ringcore::new("n:1".to_owned(), Manner { pipeline: true, ..MANNER });
+        for tag in [0, 300] {
+            session.begin(&request(Action::Write, &[("k1", "v")]), tag);
+        }
+        session
+    }
+
+    /// A message of the pipeline, with gRPC's prefix.
+    fn answer(seq: u64, result: pipeline_response::Result) -> Vec<u8> {
+        use prost::Message as _;
+        let body = v1::PipelineResponse { seq, result: Some(result) }.encode_to_vec();
+        [&[0, 0, 0, 0, body.len() as u8][..], &body].concat()
+    }
+
+    /// A DATA frame of the pipeline's stream.
+    fn data(payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, 0, 0, 0, 0, 0, 1][..], payload].concat()
+    }
+
+    #[test]
+    fn answer_before_a_reset_of_the_pipeline_counts() {
+        let mut session = piped();
+        let done = data(&answer(300, pipeline_response::Result::Put(v1::PutResponse::default())));
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+        let mut ended = Vec::new();
+        let read = session.take_in(&[&done[..], &reset].concat(), &mut |end| ended.push(end));
+        assert!(read.is_err(), "the connection is of no more use");
+        assert_eq!(ended, [Ended { tag: 300, answer: Answer::Done { absent: 0, failed: 0 } }]);
+        ended.clear();
+        session.cut(&mut |end| ended.push(end));
+        assert_eq!(ended, [Ended { tag: 0, answer: Answer::Refused(Refusal::Cut) }]);
     }
 
     #[test]
     fn pipeline_answers_find_their_requests() {
         use prost::Message as _;
-        let manner = Manner { pipeline: true, ..MANNER };
-        let mut session = Ringcore::new("n:1".to_owned(), manner);
-        for tag in [0, 300] {
-            session.begin(&request(Action::Write, &[("k1", "v")]), tag);
-        }
+        let mut session = piped();
         let out = session.out().clone();
         // Both messages are of one frame, the last.
         let first = out.windows(2).rposition(|pair| pair == [0x0A, 2]).unwrap();
@@ -348,15 +379,10 @@ mod tests {
         assert!(
             matches!(second.operation, Some(pipeline_request::Operation::Put(put)) if put.request_id == 4)
         );
-        let answer = |seq, result| {
-            let body = v1::PipelineResponse { seq, result: Some(result) }.encode_to_vec();
-            [&[0, 0, 0, 0, body.len() as u8][..], &body].concat()
-        };
         let done = answer(300, pipeline_response::Result::Put(v1::PutResponse::default()));
         let error = v1::Error { code: 8, ..Default::default() };
         let refused = answer(0, pipeline_response::Result::Error(error));
-        let payload = [done, refused].concat();
-        let frame = [&[0, 0, payload.len() as u8, 0, 0, 0, 0, 0, 1][..], &payload].concat();
+        let frame = data(&[done, refused].concat());
         let mut ended = Vec::new();
         session.take_in(&frame, &mut |end| ended.push(end)).unwrap();
         assert_eq!(ended[0], Ended { tag: 300, answer: Answer::Done { absent: 0, failed: 0 } });

@@ -2,7 +2,7 @@
 
 use super::{Asked, Data, Work, describe, versions};
 use crate::drive::{Drive, Passed};
-use crate::generator::{Pace, Until};
+use crate::load::{Pace, Until};
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;

@@ -6,7 +6,10 @@ pub(crate) mod run;
 pub(crate) mod sweep;
 
 use crate::client::ringcore::{Manner, client_id};
-use crate::generator::{Load, Pace, Until};
+use crate::drive::{Drive, Driven, Passed};
+use crate::load::{Load, Pace, Until};
+use crate::machine;
+use crate::report::{self, summary};
 use crate::result::Workload;
 use crate::target::{Protocol, Target, resolve};
 use crate::workload::arrivals::Arrivals;
@@ -16,11 +19,46 @@ use crate::workload::values::Sizes;
 use ringcore::program::quantity::parse_duration_ms;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// The longest key that a node takes, bytes.
 const KEY_BYTES_MAX: u64 = 4_096;
+
+/// A load that is measured, but for its pace.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Task {
+    #[command(flatten)]
+    pub(crate) measured: Measured,
+    #[command(flatten)]
+    work: Work,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+/// How long, and what is kept of it.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Measured {
+    /// How long is measured.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    duration: Duration,
+    /// How long the load goes on before that.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "3s")]
+    warmup: Duration,
+    /// Where run.json, report.html, latency.hlog and latency.hgrm are written [default: only the summary is printed].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The server's process, for its CPU time [default: the one of this machine that listens on the first endpoint].
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+    /// No line per second.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
 
 /// What a load is asked with: servers, connections, manner.
 #[derive(clap::Args, Clone, Debug)]
@@ -28,10 +66,10 @@ pub(crate) struct Asked {
     /// Nodes, host:port, separated by commas; connections go to them in turn.
     #[arg(long, env = "RINGCTL_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:7717")]
     endpoints: Vec<String>,
-    /// Connections of all threads.
+    /// Connections of all threads; of a closed loop, no more than its requests in flight.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    /// Threads of the generator; each needs a CPU of its own once it is busy.
+    /// Threads of the generator, no more than connections; each needs a CPU of its own once it is busy.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     cores: u16,
     /// CPUs that the threads stay on, in turn, separated by commas [default: wherever they are put].
@@ -116,6 +154,45 @@ pub(crate) enum Level {
     All = 3,
 }
 
+impl Task {
+    /// Runs it at that pace against `target`, called `server`, and prints a line per second.
+    pub(crate) fn drive(
+        &self,
+        pace: Pace,
+        target: &Target,
+        server: String,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Driven, Box<dyn Error>> {
+        let until = Until::Time { warm_up: self.measured.warmup, measured: self.measured.duration };
+        let load = self.asked.load(&self.data, &self.work, pace, until)?;
+        let server_pid = self.measured.server_pid.or_else(|| machine::listener_of(target.addresses[0]));
+        let mut versions = versions();
+        if let Some(program) = server_pid.and_then(machine::program_of) {
+            versions.insert("server".to_owned(), program);
+        }
+        let workload = describe(server, &load, target.protocol);
+        let drive = Drive { target, load: &load, server: server_pid, workload, versions };
+        let driven = drive.run(stop, |passed| {
+            if let Passed::Second(second, figures) = passed
+                && !self.measured.quiet
+            {
+                summary::print_second(second, figures);
+            }
+        })?;
+        Ok(driven)
+    }
+
+    /// Prints what it gave, and writes its report where it is wanted.
+    pub(crate) fn report(&self, driven: &Driven) -> Result<(), Box<dyn Error>> {
+        summary::print_run(&driven.result);
+        if let Some(dir) = &self.measured.out {
+            report::write(dir, &driven.result, &driven.log)?;
+            println!("report: {}", dir.join("report.html").display());
+        }
+        Ok(())
+    }
+}
+
 impl Asked {
     /// The servers.
     pub(crate) fn target(&self) -> Result<Target, Box<dyn Error>> {
@@ -143,8 +220,11 @@ impl Asked {
         if u64::from(self.batch) > data.records {
             return Err(format!("--batch {} needs as many --records", self.batch).into());
         }
-        // A thread without a connection has nothing to do.
-        let threads = usize::from(self.cores.min(self.connections));
+        // A connection without a request, or a thread without a connection, has nothing to do.
+        let connections = match pace {
+            Pace::Open { .. } => usize::from(self.connections),
+            Pace::Closed { in_flight } => usize::from(self.connections).min(in_flight),
+        };
         Ok(Load {
             pace,
             until,
@@ -154,8 +234,8 @@ impl Asked {
             key_bytes: data.key_bytes as usize,
             value_bytes: data.value_bytes,
             batch: usize::from(self.batch),
-            connections: usize::from(self.connections),
-            threads,
+            connections,
+            threads: usize::from(self.cores).min(connections),
             cpus: self.pin.clone(),
             retries: self.retries,
             named: !self.no_ids,
@@ -255,6 +335,29 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        task: Task,
+    }
+
+    #[test]
+    fn what_is_in_flight_bounds_connections_and_threads() {
+        let line = Line::parse_from(["ringbench", "--connections", "8", "--cores", "6"]);
+        let shares = |pace| {
+            let until = Until::Filled { records: 1 };
+            let load = line.task.asked.load(&line.task.data, &line.task.work, pace, until).unwrap();
+            let shares: Vec<_> = (0..load.threads).map(|index| load.in_flight_of(index)).collect();
+            (load.connections, shares)
+        };
+        assert_eq!(shares(Pace::Closed { in_flight: 3 }), (3, vec![1; 3]));
+        assert_eq!(shares(Pace::Closed { in_flight: 7 }), (7, vec![2, 1, 1, 1, 1, 1]));
+        assert_eq!(shares(Pace::Closed { in_flight: 100 }), (8, vec![17, 17, 17, 17, 16, 16]));
+        let arrivals = Arrivals::Constant;
+        assert_eq!(shares(Pace::Open { rate: 1.0, arrivals }), (8, vec![usize::MAX; 6]), "no bound");
+    }
 
     #[test]
     fn rates_are_read() {

@@ -1,8 +1,7 @@
 //! `ringbench sweep`: the same load at one rate after the other, to find where latency breaks away.
 
-use super::run::{Measured, drive};
-use super::{Asked, Data, Work, duration, rate};
-use crate::generator::{Pace, Until};
+use super::{Task, duration, rate};
+use crate::load::Pace;
 use crate::report;
 use crate::report::summary;
 use crate::workload::arrivals::Arrivals;
@@ -32,26 +31,20 @@ pub(crate) struct Sweep {
     #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
     arrivals: Arrivals,
     #[command(flatten)]
-    measured: Measured,
-    #[command(flatten)]
-    work: Work,
-    #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    asked: Asked,
+    task: Task,
 }
 
 /// Runs it.
 pub(crate) fn run(told: &Sweep, stop: &Arc<AtomicBool>) -> Result<(), Box<dyn Error>> {
+    let mut task = told.task.clone();
+    task.measured.quiet = true;
+    let target = task.asked.target()?;
     summary::print_steps_head();
     let mut step = |rate: f64| -> Result<bool, Box<dyn Error>> {
-        let until = Until::Time { warm_up: told.measured.warmup, measured: told.measured.duration };
         let pace = Pace::Open { rate, arrivals: told.arrivals };
-        let load = told.asked.load(&told.data, &told.work, pace, until)?;
-        let quiet = Measured { quiet: true, ..told.measured.clone() };
-        let driven = drive(&told.asked.target()?, &load, &quiet, told.asked.endpoints(), stop)?;
+        let driven = task.drive(pace, &target, task.asked.endpoints(), stop)?;
         summary::print_step(rate, &driven.result);
-        if let Some(dir) = &told.measured.out {
+        if let Some(dir) = &task.measured.out {
             report::write(&dir.join(format!("{rate:.0}")), &driven.result, &driven.log)?;
         }
         let limit_us = told.knee.map_or(f64::INFINITY, |knee| knee.as_secs_f64() * 1e6);
