@@ -28,17 +28,26 @@ const GLANCE: Duration = Duration::from_millis(20);
 pub(crate) enum Kind {
     /// A service that does nothing.
     Empty(Stack),
-    /// A node of this program, with `--durability`.
+    /// A node.
     Node {
         /// The program.
         program: PathBuf,
-        /// flushed or none.
+        /// Its `--durability`: flushed or none.
         durability: &'static str,
+        /// Its `--log-level`.
+        log_level: &'static str,
     },
     /// etcd, a cluster of one.
     Etcd,
     /// Redis, which acknowledges what it has flushed.
     Redis,
+}
+
+impl Kind {
+    /// A node as it comes.
+    pub(crate) fn node(program: &Path) -> Kind {
+        Kind::Node { program: program.to_owned(), durability: "flushed", log_level: "info" }
+    }
 }
 
 /// A running server; killed when dropped.
@@ -69,7 +78,7 @@ impl Server {
                 command.args(["--stack", stack.get_name()]);
                 command
             }
-            Kind::Node { program, durability } => {
+            Kind::Node { program, durability, log_level } => {
                 let mut command = Command::new(program);
                 command.args(["start", "--bootstrap", "--name", "n1", "--admin-listen", "off"]);
                 command.args([
@@ -78,7 +87,8 @@ impl Server {
                     "--peer-listen",
                     &free_address()?.to_string(),
                 ]);
-                command.args(["--cores", cores, "--durability", durability, "--log-format", "json"]);
+                command.args(["--cores", cores, "--durability", durability]);
+                command.args(["--log-format", "json", "--log-level", log_level]);
                 command.arg("--data-dir").arg(dir.join("data"));
                 command
             }

@@ -107,7 +107,7 @@ pub(crate) fn run(told: &Verify, program: &Path, dir: &Path) -> Result<(), Box<d
 }
 
 async fn torment(told: &Verify, program: &Path, dir: &Path) -> Result<Rc<Counts>, Box<dyn Error>> {
-    let kind = Kind::Node { program: program.to_owned(), durability: "flushed" };
+    let kind = Kind::node(program);
     let mut server = Server::start(&kind, &told.cores, dir)?;
     let address = server.address;
     let counts = Rc::new(Counts::default());

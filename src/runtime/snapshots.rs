@@ -1,5 +1,6 @@
 //! Rewrites a core's snapshot parts in turn, in the background, whenever the log has grown enough.
 
+use super::clock;
 use super::core::Core;
 use crate::node::image::Image;
 use crate::rpc::backend::Backend;
@@ -68,6 +69,7 @@ impl Snapshots {
     async fn rewrite(&mut self) {
         let part = self.manifest.next_part();
         self.begun_at = self.core.with_machine(|machine| machine.replica().log().durable().1);
+        let begun = clock::mono();
         let mut image = Image::new(self.core.clone(), self.core.core(), self.core.cores());
         let (disk, dir) = (self.core.disk().clone(), self.core.dir().to_owned());
         match rewrite_part(&disk, &mut image, &mut self.manifest, &dir, part).await {
@@ -76,7 +78,8 @@ impl Snapshots {
                 let bytes = self.manifest.part(part).map_or(0, |file| file.bytes);
                 self.core.log().expect_part(bytes);
                 self.core.log().remove_surplus(&self.core).await;
-                tracing::debug!(core = self.core.core().0, part = part.get(), bytes, "part written");
+                let ms = clock::mono().since(begun) / 1_000_000;
+                tracing::debug!(core = self.core.core().0, part = part.get(), bytes, ms, "part written");
             }
             Err(error) if error.kind == DiskErrorKind::Full => {
                 tracing::warn!(core = self.core.core().0, %error, "no room for a snapshot part");

@@ -1,5 +1,7 @@
 //! The comparisons: which servers, under which load, and what their figures should be to each other.
 
+mod latency;
+
 use crate::drive::burst;
 use crate::empty::Stack;
 use crate::load::{Load, Pace, Until};
@@ -38,6 +40,10 @@ pub(crate) enum Comparison {
     Cores,
     /// A node beside an older program (--before): CPU time of Get and Put.
     Before,
+    /// One Put at a time, beside a call that is answered at once and one write to the disk: latency.
+    Single,
+    /// Puts at half of what a node can take, while it writes a snapshot and while it does not: latency.
+    Snapshot,
     /// A node of two cores that is asked nothing: its CPU time.
     Idle,
     /// A start after kill -9: records read a second.
@@ -78,6 +84,8 @@ impl Bench {
             Comparison::Put => self.beside_empty("put", Kind::Update, 1.30),
             Comparison::Cores => self.cores(),
             Comparison::Before => self.before(),
+            Comparison::Single => self.single(),
+            Comparison::Snapshot => self.snapshot(),
             Comparison::Idle => self.idle(),
             Comparison::Recovery => self.recovery(),
             Comparison::Table => Ok(self.table()),
@@ -100,7 +108,7 @@ impl Bench {
     }
 
     pub(crate) fn node(&self, durability: &'static str) -> Program {
-        Program::Node { program: self.program.clone(), durability }
+        Program::Node { program: self.program.clone(), durability, log_level: "info" }
     }
 
     pub(crate) fn start(&self, kind: &Program, cores: &str, name: &str) -> io::Result<Server> {
@@ -176,8 +184,7 @@ impl Bench {
         let program =
             self.before.clone().ok_or_else(|| io::Error::other("--before names the older program"))?;
         let now = self.start_filled(&self.node("flushed"), SERVER_CORE, "now")?;
-        let before =
-            self.start_filled(&Program::Node { program, durability: "flushed" }, SERVER_CORE, "before")?;
+        let before = self.start_filled(&Program::node(&program), SERVER_CORE, "before")?;
         let (mut figures, mut findings) = (Vec::new(), Vec::new());
         for kind in [Kind::Read, Kind::Update] {
             let load = self.load(kind, Some(GENERATOR_CPU));
@@ -289,7 +296,7 @@ pub(crate) fn fill(server: &Server, records: u64) -> io::Result<()> {
 /// A node under a little of everything, stopped in order and started again: does it work at all, and what does it do?
 pub(crate) fn smoke(program: &Path, dir: &Path, seconds: u64) -> io::Result<Vec<Figures>> {
     const RECORDS: u64 = 20_000;
-    let kind = Program::Node { program: program.to_owned(), durability: "flushed" };
+    let kind = Program::node(program);
     let server = Server::start(&kind, "1", dir)?;
     fill(&server, RECORDS)?;
     let until = |measured| Until::Time { warm_up: Duration::ZERO, measured };
