@@ -1,9 +1,9 @@
 //! The ring of an epoch: vnodes by token, and for each slot the members that hold it. An immutable value.
 
-use super::epoch::Epoch;
-use crate::types::{MemberId, SLOTS, Slot, Token};
+use super::epoch::{Epoch, Member};
+use super::placement;
+use crate::types::{MemberId, Slot, Token};
 use alloc::vec::Vec;
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Vnodes of a member of weight 100 %.
@@ -40,19 +40,9 @@ pub fn vnode_token(placement: u32, index: u32) -> Token {
 impl Ring {
     /// The ring of an epoch: a pure function of its content.
     pub fn new(epoch: Epoch) -> Ring {
-        let mut vnodes: Vec<Vnode> = Vec::new();
-        for member in &epoch.members {
-            let count = (VNODES * member.weight_percent / 100).max(1);
-            vnodes.extend(
-                (0..count)
-                    .map(|index| Vnode { token: vnode_token(member.placement, index), member: member.id }),
-            );
-        }
-        vnodes.sort_unstable();
+        let vnodes = vnodes_of(&epoch.members);
         let replicas_per_slot = epoch.replicas_per_slot();
-        let replicas = (0..SLOTS as u16)
-            .flat_map(|slot| walk(&vnodes, Slot(slot).first_token(), replicas_per_slot))
-            .collect();
+        let replicas = placement::replicas(&epoch.members, &vnodes, replicas_per_slot);
         let hash = epoch.hash();
         let fingerprint = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
         Ring { epoch, vnodes, replicas, replicas_per_slot, fingerprint }
@@ -79,26 +69,23 @@ impl Ring {
     }
 }
 
-/// The first `wanted` distinct members clockwise from a token.
-fn walk(vnodes: &[Vnode], from: Token, wanted: usize) -> SmallVec<[MemberId; 3]> {
-    let start = vnodes.partition_point(|vnode| vnode.token < from);
-    let mut met = SmallVec::new();
-    for vnode in vnodes[start..].iter().chain(&vnodes[..start]) {
-        if met.len() == wanted {
-            break;
-        }
-        if !met.contains(&vnode.member) {
-            met.push(vnode.member);
-        }
+/// The vnodes of members, by token.
+pub(super) fn vnodes_of(members: &[Member]) -> Vec<Vnode> {
+    let mut vnodes = Vec::new();
+    for member in members {
+        let count = (VNODES * member.weight_percent / 100).max(1);
+        let vnode = |index| Vnode { token: vnode_token(member.placement, index), member: member.id };
+        vnodes.extend((0..count).map(vnode));
     }
-    met
+    vnodes.sort_unstable();
+    vnodes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::epoch::Member;
     use crate::types::ClusterId;
+    use crate::types::SLOTS;
     use alloc::string::String;
 
     fn epoch(members: u32) -> Epoch {
