@@ -66,6 +66,10 @@ ends 4 "$ringbench" run --closed --endpoints 127.0.0.1:11938 --duration 300ms --
 says 'INVALID: no request was answered well'
 says 'UNIMPLEMENTED'
 
+ends 0 "$ringbench" targets durable single table --rounds 1 --round-ms 100 --records 1000 --many-records 1000
+says 'throughput, flushed / none'
+says 'Put / (call + write)'
+
 rm closed/report.html
 ends 0 "$ringbench" report closed
 [ -s closed/report.html ] || fail "no report was written"
