@@ -88,7 +88,8 @@ fn insert_batches(table: &mut Table, records: u64, prefetched: bool) {
         let batch: Vec<_> =
             (first..records.min(first + BATCH)).map(|n| (Token::of(&key(n)), n, key(n))).collect();
         if prefetched {
-            table.prefetch(batch.iter().map(|(token, _, key)| (*token, &key[..])));
+            let expected: Vec<_> = batch.iter().map(|(token, _, key)| table.expect(*token, key)).collect();
+            table.prefetch(&expected);
         }
         for (token, n, key) in batch {
             table.set(token, &record(&key, n)).expect("the table has room");

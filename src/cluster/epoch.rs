@@ -8,6 +8,9 @@ use xxhash_rust::xxh3::xxh3_128;
 /// First byte of an encoded epoch. A reader refuses what it does not know.
 const FORMAT: u8 = 1;
 
+/// The greatest weight: 25 600 vnodes.
+pub const WEIGHT_PERCENT_MAX: u32 = 10_000;
+
 /// A node's entry in an epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -19,7 +22,7 @@ pub struct Member {
     pub name: String,
     /// Replicas of a slot are spread over zones; may be empty.
     pub zone: String,
-    /// 100 = 256 vnodes.
+    /// 100 = 256 vnodes; 1 ..= [`WEIGHT_PERCENT_MAX`].
     pub weight_percent: u32,
     /// host:port, as advertised.
     pub client_address: String,
@@ -133,7 +136,11 @@ impl Epoch {
                 admin_address: reader.text()?,
             });
         }
-        if !reader.0.is_empty() || members.is_empty() || number == 0 || replication == 0 {
+        let ids_rise = members.is_sorted_by(|a, b| a.id < b.id);
+        let weights_fit =
+            members.iter().all(|member| (1..=WEIGHT_PERCENT_MAX).contains(&member.weight_percent));
+        let fit = ids_rise && weights_fit && number > 0 && replication > 0;
+        if !reader.0.is_empty() || members.is_empty() || !fit {
             return Err(EpochError::Damaged);
         }
         Ok(Epoch { cluster, number, previous, replication, next_member, members })

@@ -17,6 +17,18 @@ pub trait Backend: Clone + 'static {
     /// be, at the latest one tick after the request's deadline.
     fn submit(&self, request: Request) -> Self::Reply;
 
+    /// A request for this key is about to be sent. Completes when that is cheapest: once the memory that it will read
+    /// has been asked for, together with that of all others that are expected, so that their waits overlap.
+    fn expect(&self, key: &[u8], write: bool) -> impl Future<Output = ()> {
+        let _ = (key, write);
+        std::future::ready(())
+    }
+
+    /// As [`Backend::expect`], for requests that are sent at once.
+    fn expect_all<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, write: bool) {
+        let _ = (keys, write);
+    }
+
     /// Sends a request that concerns a core rather than a key. As [`Backend::submit`].
     fn submit_to(&self, core: CoreId, request: Request) -> Self::Reply;
 

@@ -45,9 +45,10 @@ pub(crate) async fn read<B: Backend>(
     let mut largest = 0;
     for index in 0..count {
         let window = window(room, largest);
-        while waiting.len() < window
-            && let Some(key) = keys.next()
-        {
+        // Half a window or more at a time: what many read is waited for together.
+        let begun = if waiting.len() <= window / 2 { window - waiting.len() } else { 0 };
+        call.expect_all(keys.as_slice().iter().take(begun), false);
+        for key in keys.by_ref().take(begun) {
             let again = reads.may_lag().then(|| key.clone());
             waiting.push_back((again, reads.submit(call, key, reads.level)));
         }
@@ -87,11 +88,13 @@ pub(crate) async fn write<B: Backend>(
     let count = writes.len();
     let mut results = Vec::with_capacity(count);
     let mut waiting = VecDeque::new();
-    let mut writes = writes.into_iter().enumerate();
+    let mut writes = writes.into_iter();
     for index in 0..count {
-        while waiting.len() < OUTSTANDING_MAX
-            && let Some((position, write)) = writes.next()
-        {
+        // As with reads.
+        let waits = waiting.len();
+        let begun = if waits <= OUTSTANDING_MAX / 2 { OUTSTANDING_MAX - waits } else { 0 };
+        call.expect_all(writes.as_slice().iter().take(begun).map(|write| &write.key), true);
+        for (position, write) in (index + waits..).zip(writes.by_ref().take(begun)) {
             // Without a request id none of the batch has an identity, although id + position would not be 0.
             let id = if request.request_id == 0 { 0 } else { request.request_id + position as u64 };
             let identity = OperationId::new(request.client_id, id);

@@ -65,6 +65,11 @@ impl Share {
         self.bytes.get()
     }
 
+    /// Is any of the core's and the connection's budget left?
+    pub(crate) fn has_room(&self) -> bool {
+        self.bytes.get() <= self.bytes_max && self.budget.bytes() <= self.budget.bytes_max
+    }
+
     /// Was anything given back since the last call?
     pub(crate) fn take_progress(&self) -> bool {
         self.progress.replace(false)

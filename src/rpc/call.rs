@@ -9,8 +9,9 @@ use super::proto::v1;
 use super::router::Method;
 use super::server::Server;
 use super::status::{self, Origin};
-use crate::types::request::{Level, Operation, Request};
+use crate::types::request::{Level, Operation, Reply, Request};
 use crate::types::{CoreId, Failure, Limits, Mono, OperationId, Reason};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
@@ -90,6 +91,28 @@ impl<B: Backend> Call<B> {
     ) -> B::Reply {
         let deadline = self.deadline;
         self.server.backend.submit(Request { operation, level, identity, done_below, deadline })
+    }
+
+    /// Sends an operation on a key when that is cheapest, and waits for its reply.
+    pub(crate) async fn ask(
+        &self,
+        operation: Operation,
+        level: Level,
+        identity: Option<OperationId>,
+        done_below: u64,
+    ) -> Reply {
+        let key = operation.key().expect("only a scan has no key");
+        self.server.backend.expect(key, operation.is_write()).await;
+        // The calls that waited beside this one may have been answered with more than there is room for.
+        if !self.connection.share.has_room() {
+            return Err(codec::overloaded());
+        }
+        self.submit_as(operation, level, identity, done_below).await
+    }
+
+    /// Operations on these keys are about to be sent.
+    pub(crate) fn expect_all<'k>(&self, keys: impl Iterator<Item = &'k Bytes>, write: bool) {
+        self.server.backend.expect_all(keys.map(|key| &key[..]), write);
     }
 
     /// Sends an operation to a core.

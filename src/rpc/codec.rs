@@ -113,9 +113,7 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
             return Poll::Ready(Ok(()));
         };
         if !self.held.grow(data.len()) {
-            let overloaded = Failure::not_applied(Reason::Overloaded);
-            let failure = Failure { retry_after_ms: RETRY_AFTER_MS, ..overloaded };
-            return Poll::Ready(Err(failure.into()));
+            return Poll::Ready(Err(overloaded().into()));
         }
         self.gathered.extend_from_slice(&self.chunk);
         self.chunk = data;
@@ -188,6 +186,11 @@ pub(crate) fn encode_to(message: &impl Message, out: &mut BytesMut) {
     out.put_u8(0);
     out.put_u32(length);
     message.encode(out).expect("a growing buffer has room");
+}
+
+/// The core's or the connection's budget is spent.
+pub(crate) fn overloaded() -> Failure {
+    Failure { retry_after_ms: RETRY_AFTER_MS, ..Failure::not_applied(Reason::Overloaded) }
 }
 
 fn malformed() -> Failure {

@@ -54,7 +54,7 @@ pub(crate) async fn put<B: Backend>(
     let operation =
         Operation::Put { key: request.key, value: request.value, expiry, previous: request.return_previous };
     let identity = OperationId::new(request.client_id, request.request_id);
-    let reply = call.submit_as(operation, level(request.level)?, identity, request.done_below);
+    let reply = call.ask(operation, level(request.level)?, identity, request.done_below);
     let written = written(reply.await)?;
     Ok(v1::PutResponse {
         old_value: written.old.into(),
@@ -71,7 +71,7 @@ pub(crate) async fn delete<B: Backend>(
 ) -> Result<v1::DeleteResponse, Refusal> {
     let operation = Operation::Delete { key: request.key, previous: request.return_previous };
     let identity = OperationId::new(request.client_id, request.request_id);
-    let reply = call.submit_as(operation, level(request.level)?, identity, request.done_below);
+    let reply = call.ask(operation, level(request.level)?, identity, request.done_below);
     let written = written(reply.await)?;
     Ok(v1::DeleteResponse {
         old_value: written.old.into(),
@@ -132,7 +132,7 @@ async fn read_at<B: Backend>(
 ) -> Result<ReadAnswer, Failure> {
     let floor = floor(session_floor);
     let operation = Operation::Read { key: key.clone(), value };
-    let answer = read(call.submit(operation, level).await)?;
+    let answer = read(call.ask(operation, level, None, 0).await)?;
     if level != Level::One || answer.version >= floor {
         return Ok(answer);
     }

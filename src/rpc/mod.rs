@@ -22,7 +22,7 @@ mod body;
 #[cfg(feature = "server")]
 mod budget;
 #[cfg(feature = "server")]
-mod call;
+pub(crate) mod call;
 #[cfg(feature = "server")]
 mod cluster;
 #[cfg(feature = "server")]

@@ -13,7 +13,7 @@ pub(crate) async fn get<B: Backend>(
     request: seed::GetRequest,
 ) -> Result<seed::GetResponse, Refusal> {
     let operation = Operation::Read { key: request.key.into(), value: true };
-    let read = kv::read(call.submit(operation, Level::Quorum).await)?;
+    let read = kv::read(call.ask(operation, Level::Quorum, None, 0).await)?;
     let value = text(read.value).ok_or(Failure::not_applied(Reason::ValueNotUtf8))?;
     Ok(seed::GetResponse { value, timestamp: read.version.hlc.0, exists: read.exists })
 }
@@ -29,7 +29,7 @@ pub(crate) async fn put<B: Backend>(
         previous: true,
     };
     let identity = OperationId::new(request.client_id, request.request_id);
-    let written = kv::written(call.submit_as(operation, Level::Quorum, identity, 0).await)?;
+    let written = kv::written(call.ask(operation, Level::Quorum, identity, 0).await)?;
     let old_value = text(written.old).unwrap_or_else(|| {
         // The write has succeeded: what it replaced is no reason to fail it.
         call.trailer.set(Some(("ringcore-old-value", "not-utf8")));

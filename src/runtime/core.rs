@@ -17,8 +17,10 @@ use crate::node::event::Event;
 use crate::node::image::Host;
 use crate::node::machine::Machine;
 use crate::rpc::backend::{Backend, NodeStatus, Phase, Setting, View};
+use crate::rpc::call::yield_now;
 use crate::storage::disk::{DiskError, DiskErrorKind, DiskResult};
 use crate::storage::log::Ticket;
+use crate::storage::table::Expected;
 use crate::types::request::{Asker, Reply, Request};
 use crate::types::{CoreId, Failure, Limits, Mono, Now, Reason, Token};
 use hdrhistogram::Histogram;
@@ -31,9 +33,6 @@ use std::task::{Context, Poll, Waker};
 
 /// Messages taken from each other core per look into the mailbox.
 const MAIL_PER_LOOK: usize = 128;
-/// Requests whose memory is asked for before the first of them is looked at: what they read has room in the first cache
-/// or close behind it.
-const TAKEN_TOGETHER: usize = 64;
 /// Latencies are shown for the last ten seconds.
 const WINDOW_NS: u64 = 10_000_000_000;
 
@@ -85,10 +84,10 @@ struct Inner {
     effects: RefCell<Effects>,
     calls: RefCell<Calls>,
     log: LogWriter,
-    /// Requests for keys of this core that came since the last were taken in.
-    gathered: RefCell<Vec<(Asker, Request)>>,
-    /// Requests have gathered, or letters were sent that their receivers have not been told of.
-    gathering: Bell,
+    /// Look-ups of this pass whose memory has not been asked for.
+    expected: RefCell<Vec<Expected>>,
+    /// Letters were sent since the others were last told.
+    unposted: Bell,
     /// Who waits for the log, with the ticket.
     waiting: RefCell<Vec<(Ticket, Waker)>>,
     busy: RefCell<Option<Busy>>,
@@ -173,8 +172,8 @@ impl Core {
             effects: RefCell::default(),
             calls: RefCell::new(Calls::new(id)),
             log,
-            gathered: RefCell::default(),
-            gathering: Bell::default(),
+            expected: RefCell::default(),
+            unposted: Bell::default(),
             waiting: RefCell::default(),
             busy: RefCell::default(),
             view: RefCell::new(Rc::new(view)),
@@ -227,12 +226,10 @@ impl Core {
 
     /// Lets the machine take an event, and performs what it asks for.
     pub(crate) fn step(&self, event: Event) {
-        self.feed(clock::now(), event);
-        self.after_steps();
+        self.step_at(clock::now(), event);
     }
 
-    /// One of many steps, after which [`Core::after_steps`] is called once.
-    fn feed(&self, now: Now, event: Event) {
+    fn step_at(&self, now: Now, event: Event) {
         let inner = &self.0;
         if inner.halted.get() {
             return;
@@ -242,22 +239,16 @@ impl Core {
         while let Some(effect) = effects.pop() {
             self.perform(now, effect);
         }
-    }
-
-    /// Has the memory fetched that requests for keys of this core are about to read.
-    fn prefetch<'r>(&self, requests: impl Iterator<Item = &'r Request>) {
-        let placed = requests.filter_map(|Request { operation, .. }| {
-            operation.key().map(|key| (Token::of(key), &key[..], operation.is_write()))
-        });
-        self.with_machine(|machine| machine.replica().shard().prefetch(placed));
+        drop(effects);
+        self.after_steps();
     }
 
     fn perform(&self, now: Now, effect: Effect) {
         match effect {
-            Effect::Reply { to, reply } if origin(to) == self.0.parts.id => self.reply(now.mono, to, reply),
+            Effect::Reply { to, reply } if origin(to) == self.0.parts.id => self.reply(now, to, reply),
             Effect::Reply { to, reply } => {
                 self.0.parts.outbox.answer(origin(to), Letter::Reply(to, reply));
-                self.0.gathering.ring();
+                self.0.unposted.ring();
             }
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
@@ -265,11 +256,11 @@ impl Core {
         }
     }
 
-    fn reply(&self, now: Mono, to: Asker, reply: Reply) {
+    fn reply(&self, now: Now, to: Asker, reply: Reply) {
         let Some((waker, begun)) = self.0.calls.borrow_mut().answer(to, reply) else { return };
         let mut measured = self.0.measured.borrow_mut();
         measured.operations += 1;
-        measured.latencies.saturating_record((now.since(begun) / 1_000).max(1));
+        measured.latencies.saturating_record((now.mono.since(begun) / 1_000).max(1));
         drop(measured);
         if let Some(waker) = waker {
             waker.wake();
@@ -354,44 +345,67 @@ impl Core {
         self.0.measured.borrow_mut().flushes.saturating_record((ns / 1_000).max(1));
     }
 
-    /// Takes letters in, until cancelled.
+    /// Takes letters in and sends them out, until cancelled.
     pub(crate) async fn run_mail(self, mut inbox: Inbox<Letter>) {
         loop {
             inbox.ready().await;
-            let now = clock::mono();
-            inbox.drain(MAIL_PER_LOOK, |from, mail| match mail {
-                Mail::Ask(Letter::Request(asker, request)) => self.gather(asker, request),
-                Mail::Answer(Letter::Reply(asker, reply)) => self.reply(now, asker, reply),
-                Mail::Tell(Letter::PartsComplete) => self.count_complete(),
-                Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
-                    unreachable!("core {from} sent {letter:?} in the wrong way")
-                }
-            });
+            let mut letters = Vec::new();
+            inbox.drain(MAIL_PER_LOOK, |from, mail| letters.push((from, mail)));
+            self.expect_letters(&letters);
+            for (from, mail) in letters {
+                self.take(from, mail);
+            }
         }
     }
 
-    /// Takes a request for a key of this core in, with all others of this pass over the core's tasks.
-    fn gather(&self, from: Asker, request: Request) {
-        self.0.gathered.borrow_mut().push((from, request));
-        self.0.gathering.ring();
+    fn expect_letters(&self, letters: &[(CoreId, Mail<Letter>)]) {
+        for (_, mail) in letters {
+            if let Mail::Ask(Letter::Request(_, Request { operation, .. })) = mail
+                && let Some(key) = operation.key()
+            {
+                self.note_expected(key, operation.is_write());
+            }
+        }
+        self.prefetch_expected();
     }
 
-    /// Once per pass over this core's tasks, until cancelled: takes in the requests that have gathered, and tells other
-    /// cores of the letters that were sent to them.
-    pub(crate) async fn run_gathering(self) {
+    /// True if the key is this core's: it is looked up here.
+    fn note_expected(&self, key: &[u8], write: bool) -> bool {
+        let inner = &self.0;
+        let token = Token::of(key);
+        let machine = inner.machine.borrow();
+        let Some(machine) =
+            machine.as_ref().filter(|_| token.slot().core(inner.parts.cores) == inner.parts.id)
+        else {
+            return false;
+        };
+        inner.expected.borrow_mut().push(machine.replica().shard().expect(token, key, write));
+        true
+    }
+
+    fn prefetch_expected(&self) {
+        let mut expected = self.0.expected.borrow_mut();
+        if !expected.is_empty() {
+            self.with_machine(|machine| machine.replica().shard().table().prefetch(&expected));
+            expected.clear();
+        }
+    }
+
+    /// Tells other cores of the letters sent to them, once per pass over this core's tasks.
+    pub(crate) async fn run_post(self) {
         loop {
-            self.0.gathering.heard().await;
+            self.0.unposted.heard().await;
             self.0.parts.outbox.flush();
-            let mut gathered = self.0.gathered.take().into_iter();
-            while !gathered.as_slice().is_empty() {
-                self.prefetch(gathered.as_slice().iter().take(TAKEN_TOGETHER).map(|(_, request)| request));
-                let now = clock::now();
-                for (from, request) in gathered.by_ref().take(TAKEN_TOGETHER) {
-                    self.feed(now, Event::Request { from, request });
-                }
-                self.after_steps();
-                self.0.parts.outbox.flush();
-                glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    fn take(&self, from: CoreId, mail: Mail<Letter>) {
+        match mail {
+            Mail::Ask(Letter::Request(asker, request)) => self.step(Event::Request { from: asker, request }),
+            Mail::Answer(Letter::Reply(asker, reply)) => self.reply(clock::now(), asker, reply),
+            Mail::Tell(Letter::PartsComplete) => self.count_complete(),
+            Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
+                unreachable!("core {from} sent {letter:?} in the wrong way")
             }
         }
     }
@@ -403,7 +417,7 @@ impl Core {
             return true;
         }
         let told = self.0.parts.outbox.try_tell(CoreId(0), Letter::PartsComplete).is_ok();
-        self.0.gathering.ring();
+        self.0.unposted.ring();
         told
     }
 
@@ -517,19 +531,35 @@ impl Backend for Core {
         self.submit_to(core, request)
     }
 
+    async fn expect(&self, key: &[u8], write: bool) {
+        if self.note_expected(key, write) {
+            // The other calls of this pass say what they expect; the first that goes on asks for all of it.
+            yield_now().await;
+            self.prefetch_expected();
+        }
+    }
+
+    fn expect_all<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, write: bool) {
+        for key in keys {
+            self.note_expected(key, write);
+        }
+        self.prefetch_expected();
+    }
+
     fn submit_to(&self, core: CoreId, request: Request) -> ReplyFuture {
         let inner = &self.0;
         let write = request.operation.is_write();
-        let asker = inner.calls.borrow_mut().begin(clock::mono(), request.deadline, write);
+        let now = clock::now();
+        let asker = inner.calls.borrow_mut().begin(now.mono, request.deadline, write);
         let refusal = match self.phase() {
             Phase::Serving if core == inner.parts.id => {
-                self.gather(asker, request);
+                self.step_at(now, Event::Request { from: asker, request });
                 None
             }
             Phase::Serving => {
                 inner.measured.borrow_mut().hops += 1;
                 let sent = inner.parts.outbox.try_ask(core, Letter::Request(asker, request));
-                inner.gathering.ring();
+                inner.unposted.ring();
                 sent.is_err()
                     .then(|| Failure { retry_after_ms: 10, ..Failure::not_applied(Reason::Overloaded) })
             }
@@ -538,7 +568,7 @@ impl Backend for Core {
         };
         if let Some(failure) = refusal {
             let failure = if write { failure } else { failure.of_read() };
-            self.reply(clock::mono(), asker, Err(failure));
+            self.reply(now, asker, Err(failure));
         }
         ReplyFuture { core: self.clone(), asker, done: false }
     }

@@ -76,7 +76,7 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
         )),
         context.queues.log.spawn(LogWriter::run(core.clone())),
         context.queues.requests.spawn(core.clone().run_mail(inbox)),
-        context.queues.requests.spawn(core.clone().run_gathering()),
+        context.queues.requests.spawn(core.clone().run_post()),
     ];
     match recover(&plan, &core, &context.stop).await {
         Ok(Some(manifest)) => {

@@ -3,7 +3,7 @@
 //! One table per core, for the keys of that core. An entry lives until its client says that it is done, or until its
 //! version is older than the window. The table is bounded: full, it refuses operations with a name and no others.
 
-use crate::types::{OperationId, Slot, Version};
+use crate::types::{OperationId, SLOTS, Slot, Version};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -36,11 +36,12 @@ pub struct Entry {
 pub struct Identities {
     names: SlotMap<NameKey, Name>,
     by_id: BTreeMap<OperationId, NameKey>,
-    /// By slot number: the newest name of the slot. What a snapshot writes beside the slot's records.
+    /// Of each slot that a core can have: its newest name. What a snapshot writes beside the slot's records.
     by_slot: Vec<NameKey>,
+    cores: u16,
     /// By the millisecond of their entry's version: the newest of those names.
     by_age: BTreeMap<u64, NameKey>,
-    /// Names whose entry may hold a value, oldest first.
+    /// Names whose entry may hold a value, in the order they came.
     with_value: VecDeque<OperationId>,
     value_bytes: usize,
     /// Names remembered since the start.
@@ -75,12 +76,15 @@ pub struct NamePlace {
 }
 
 impl Identities {
-    /// An empty table with these bounds: entries, bytes of replaced values, milliseconds that an entry lives.
-    pub fn new(entries_max: usize, value_bytes_max: usize, window_ms: u64) -> Identities {
+    /// An empty table of a core, one of `cores`, with these bounds: entries, bytes of replaced values, milliseconds that
+    /// an entry lives.
+    pub fn new(cores: u16, entries_max: usize, value_bytes_max: usize, window_ms: u64) -> Identities {
         Identities {
-            names: SlotMap::with_key(),
+            // All at once: memory that is not used costs addresses only, and growing would copy everything in one step.
+            names: SlotMap::with_capacity_and_key(entries_max),
             by_id: BTreeMap::new(),
-            by_slot: Vec::new(),
+            by_slot: alloc::vec![NameKey::null(); SLOTS.div_ceil(usize::from(cores))],
+            cores,
             by_age: BTreeMap::new(),
             with_value: VecDeque::new(),
             value_bytes: 0,
@@ -168,7 +172,7 @@ impl Identities {
         slot: Slot,
         from: Option<NamePlace>,
     ) -> impl Iterator<Item = (NamePlace, OperationId, &Entry)> {
-        let newest = self.by_slot.get(usize::from(slot.0)).copied().unwrap_or_default();
+        let newest = self.by_slot[self.position(slot)];
         let (first, serial_max) = match from {
             Some(place) if self.names.contains_key(place.key) => (place.key, place.serial),
             Some(place) => (newest, place.serial),
@@ -180,11 +184,19 @@ impl Identities {
             .map(|(key, name)| (NamePlace { key, serial: name.serial }, name.id, &name.entry))
     }
 
+    /// Recovery has met the names in any order: from now on the oldest lose their values first.
+    pub fn recovered(&mut self) {
+        let (names, by_id) = (&self.names, &self.by_id);
+        let version = |id: &OperationId| by_id.get(id).map(|&key| names[key].entry.version);
+        self.with_value.make_contiguous().sort_by_key(version);
+    }
+
+    fn position(&self, slot: Slot) -> usize {
+        usize::from(slot.0 / self.cores)
+    }
+
     fn add(&mut self, id: OperationId, entry: Entry) {
-        let (slot, ms) = (usize::from(entry.slot.0), entry.version.hlc.ms());
-        if slot >= self.by_slot.len() {
-            self.by_slot.resize(slot + 1, NameKey::null());
-        }
+        let (slot, ms) = (self.position(entry.slot), entry.version.hlc.ms());
         let next = |older| Links { newer: NameKey::null(), older };
         let of_slot = next(self.by_slot[slot]);
         let newest = self.by_age.entry(ms).or_default();
@@ -204,6 +216,7 @@ impl Identities {
 
     fn forget(&mut self, key: NameKey) {
         let Some(Name { id, entry, of_slot, of_age, .. }) = self.names.remove(key) else { return };
+        let slot = self.position(entry.slot);
         self.by_id.remove(&id);
         self.value_bytes -= value_len(&entry);
         if let Some(older) = self.names.get_mut(of_slot.older) {
@@ -211,7 +224,7 @@ impl Identities {
         }
         match self.names.get_mut(of_slot.newer) {
             Some(newer) => newer.of_slot.older = of_slot.older,
-            None => self.by_slot[usize::from(entry.slot.0)] = of_slot.older,
+            None => self.by_slot[slot] = of_slot.older,
         }
         if let Some(older) = self.names.get_mut(of_age.older) {
             older.of_age.newer = of_age.newer;
@@ -256,7 +269,7 @@ mod tests {
 
     #[test]
     fn entry_lives_for_the_window_and_no_longer() {
-        let mut table = Identities::new(10, 100, 600);
+        let mut table = Identities::new(1, 10, 100, 600);
         table.remember(id(1, 1), entry(1_000, None));
         table.expire(1_599, 10);
         assert!(table.get(id(1, 1)).is_some());
@@ -266,7 +279,7 @@ mod tests {
 
     #[test]
     fn done_below_frees_that_client_only() {
-        let mut table = Identities::new(10, 100, 600);
+        let mut table = Identities::new(1, 10, 100, 600);
         for request in 1..=3 {
             table.remember(id(1, request), entry(1, None));
             table.remember(id(2, request), entry(1, None));
@@ -280,7 +293,7 @@ mod tests {
 
     #[test]
     fn one_request_frees_no_more_than_it_may() {
-        let mut table = Identities::new(100, 100, 600);
+        let mut table = Identities::new(1, 100, 100, 600);
         for request in 1..=50 {
             table.remember(id(1, request), entry(1, None));
         }
@@ -290,7 +303,7 @@ mod tests {
 
     #[test]
     fn entries_expire_by_their_time_in_whatever_order_they_came() {
-        let mut table = Identities::new(10, 100, 600);
+        let mut table = Identities::new(1, 10, 100, 600);
         table.remember(id(1, 1), entry(5_000, None));
         table.remember(id(1, 2), entry(1_000, None));
         table.expire(1_600, 10);
@@ -299,7 +312,7 @@ mod tests {
 
     #[test]
     fn oldest_values_go_first_when_the_budget_is_spent() {
-        let mut table = Identities::new(10, 8, 600);
+        let mut table = Identities::new(1, 10, 8, 600);
         table.remember(id(1, 1), entry(1, Some(b"12345")));
         table.remember(id(1, 2), entry(2, Some(b"1234")));
         assert_eq!(table.get(id(1, 1)).expect("kept").old, None);
@@ -311,8 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn after_a_recovery_the_oldest_values_go_first() {
+        let mut table = Identities::new(1, 10, 8, 600);
+        table.remember(id(1, 2), entry(2, Some(b"1234")));
+        table.remember(id(1, 1), entry(1, Some(b"1234")));
+        table.recovered();
+        table.remember(id(1, 3), entry(3, Some(b"1234")));
+        let held = |request| table.get(id(1, request)).expect("kept").old.is_some();
+        assert_eq!([held(1), held(2), held(3)], [false, true, true]);
+    }
+
+    #[test]
     fn lists_stay_as_short_as_the_table() {
-        let mut table = Identities::new(10, 1_000, 600);
+        let mut table = Identities::new(1, 10, 1_000, 600);
         for request in 1..10_000 {
             table.remember(id(1, request), entry(request, Some(b"v")));
             table.done_below(1, request, 10);
@@ -324,7 +348,7 @@ mod tests {
 
     #[test]
     fn names_are_found_by_their_slot_and_a_walk_goes_on_whatever_was_forgotten() {
-        let mut table = Identities::new(10, 100, 600);
+        let mut table = Identities::new(1, 10, 100, 600);
         for request in 1..=6 {
             let slot = Slot(request as u16 % 2);
             table.remember(id(1, request), Entry { slot, ..entry(request, None) });
@@ -346,7 +370,7 @@ mod tests {
     #[test]
     fn lists_agree_with_the_names_whatever_is_remembered_and_forgotten() {
         let mut prng = crate::types::prng::Prng::new(7);
-        let mut table = Identities::new(1_000, 64, 40);
+        let mut table = Identities::new(1, 1_000, 64, 40);
         for step in 0..20_000u64 {
             let (client, request) = (prng.below(3), prng.below(60));
             match prng.below(8) {
@@ -384,7 +408,7 @@ mod tests {
 
     #[test]
     fn older_entry_does_not_replace_a_newer_one() {
-        let mut table = Identities::new(10, 100, 600);
+        let mut table = Identities::new(1, 10, 100, 600);
         table.remember(id(1, 1), entry(5, None));
         table.remember(id(1, 1), entry(4, None));
         assert_eq!(table.get(id(1, 1)).expect("kept").version.hlc.ms(), 5);

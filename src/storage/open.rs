@@ -235,7 +235,8 @@ pub async fn open_core<D: Disk>(
     }
     let shape = shape_of(manifest.owner(), options.segment_blocks);
     let hlc_bound = reading.hlc_bound.max(restart.hlc_bound);
-    let Reading { shard, controls, report, .. } = reading;
+    let Reading { mut shard, controls, report, .. } = reading;
+    shard.identities_mut().recovered();
     Ok(Opened { shard: Some(shard), manifest, restart, shape, hlc_bound, controls, report })
 }
 
@@ -536,8 +537,10 @@ impl<D: Disk> Reading<'_, D> {
 
     /// Has the memory fetched that look-ups of these keys will read.
     fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
-        let placed = keys.map(|key| (Token::of(key), key, true));
-        self.shard.prefetch(placed.filter(|(token, ..)| token.slot().core(self.cores) == self.core));
+        let placed = keys.map(|key| (Token::of(key), key));
+        let own = placed.filter(|(token, _)| token.slot().core(self.cores) == self.core);
+        let expected: Ahead<_> = own.map(|(token, key)| self.shard.expect(token, key, true)).collect();
+        self.shard.table().prefetch(&expected);
     }
 
     fn segment(

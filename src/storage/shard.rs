@@ -9,7 +9,7 @@ use super::digest::Digest;
 use super::fetch::fetch;
 use super::identity::{Entry, Identities};
 use super::log_record::{self, LogRecord, OperationEntry, Round};
-use super::table::{Place, Table, TableFull};
+use super::table::{Expected, Place, Table, TableFull};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::{Body, CoreId, Hlc, Limits, RecordRef, SLOTS, Slot, Token, Version};
 use alloc::vec::Vec;
@@ -78,6 +78,7 @@ impl Shard {
             table: Table::new(seed, core, cores),
             marks: alloc::vec![SlotMark { configuration: 1, ..SlotMark::default() }; slots],
             identities: Identities::new(
+                cores,
                 limits.identities_max,
                 limits.identity_value_bytes_max,
                 limits.identity_ms,
@@ -128,15 +129,12 @@ impl Shard {
         self.table.get(token, key)
     }
 
-    /// Has the memory fetched that reads, or also writes, of these keys will look at. Worth its while before the first
-    /// of many: the waits for memory overlap.
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (Token, &'k [u8], bool)>) {
-        self.table.prefetch(keys.map(|(token, key, write)| {
-            if write {
-                fetch(self.mark(token.slot()));
-            }
-            (token, key)
-        }));
+    /// A read, or also a write, of a key that is to come: see [`Table::expect`].
+    pub fn expect(&self, token: Token, key: &[u8], write: bool) -> Expected {
+        if write {
+            fetch(self.mark(token.slot()));
+        }
+        self.table.expect(token, key)
     }
 
     /// Looks for a key, dead or alive.

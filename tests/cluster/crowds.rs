@@ -3,6 +3,7 @@
 use super::node::{Home, Node, alone, block_on, connect, until};
 use super::writer::raw_client;
 use futures_util::future::join_all;
+use prost::Message as _;
 use ringcore::rpc::proto::v1;
 use ringcore::types::prng::Prng;
 use std::io::{Read as _, Write as _};
@@ -34,6 +35,8 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+const GET: &str = "/ringcore.v1.KV/Get";
+
 /// Comes to the address, stays for the phase and goes.
 type Crowd = fn(SocketAddr);
 
@@ -56,9 +59,10 @@ fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
     let (sockets, memory) = (node.sockets(), node.resident_bytes());
     let bound = (quiet * 3).max(P99_FLOOR);
     println!("quiet: p99 {quiet:?}, {sockets} sockets, {} MiB", memory >> 20);
-    let crowds: [(&str, Crowd); 5] = [
+    let crowds: [(&str, Crowd); 6] = [
         ("many connections", many_connections),
         ("slow readers", slow_readers),
+        ("unread pipelines", unread_pipelines),
         ("resets", resets),
         ("garbage", garbage),
         ("HTTP/1", http1),
@@ -176,6 +180,35 @@ fn slow_readers(address: SocketAddr) {
     }
 }
 
+/// Streams that ask for a thousand large values each and take none: answers are made as they are taken.
+fn unread_pipelines(address: SocketAddr) {
+    let asked: Vec<u8> = (0..1_000u32)
+        .flat_map(|seq| {
+            let key = format!("large-{}", seq % 64).into();
+            let operation =
+                v1::pipeline_request::Operation::Get(v1::GetRequest { key, ..Default::default() });
+            let request =
+                v1::PipelineRequest { seq: seq.into(), operation: Some(operation), ..Default::default() };
+            let message = request.encode_to_vec();
+            [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+        })
+        .collect();
+    let frames: Vec<u8> = asked.chunks(16_000).flat_map(|piece| frame(DATA, 0, 1, piece)).collect();
+    let streams: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = opened(address);
+            let begun = [headers(1, "/ringcore.v1.KV/Pipeline"), frames.clone()].concat();
+            stream.write_all(&begun).expect("the node takes the questions");
+            stream
+        })
+        .collect();
+    std::thread::sleep(PHASE);
+    for mut stream in streams {
+        let mut some = [0; 1_000];
+        stream.read_exact(&mut some).expect("the answers have begun");
+    }
+}
+
 /// Calls given up before they are begun, on as many connections as it takes.
 fn resets(address: SocketAddr) {
     let mut sent = 0;
@@ -183,7 +216,7 @@ fn resets(address: SocketAddr) {
         let mut stream = opened(address);
         for index in 0..RESETS - sent {
             let id = 2 * index + 1;
-            let call = [headers(id), frame(RST_STREAM, 0, id, &8u32.to_be_bytes())].concat();
+            let call = [headers(id, GET), frame(RST_STREAM, 0, id, &8u32.to_be_bytes())].concat();
             // Closed by the node: a new one goes on.
             if stream.write_all(&call).is_err() {
                 break;
@@ -245,18 +278,15 @@ fn opened(address: SocketAddr) -> TcpStream {
 fn get(stream: u32, key: &[u8]) -> Vec<u8> {
     let message = [&[0x0A, key.len() as u8][..], key].concat();
     let body = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
-    [headers(stream), frame(DATA, END_STREAM, stream, &body)].concat()
+    [headers(stream, GET), frame(DATA, END_STREAM, stream, &body)].concat()
 }
 
-/// HEADERS of a POST to KV.Get, literal and unindexed: the stream stays open.
-fn headers(stream: u32) -> Vec<u8> {
+/// HEADERS of a POST, literal and unindexed: the stream stays open.
+fn headers(stream: u32, path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
-    for (name, value) in [
-        (":path", "/ringcore.v1.KV/Get"),
-        (":authority", "n"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
+    for (name, value) in
+        [(":path", path), (":authority", "n"), ("content-type", "application/grpc"), ("te", "trailers")]
+    {
         block.extend([0, name.len() as u8]);
         block.extend(name.bytes());
         block.push(value.len() as u8);

@@ -17,15 +17,11 @@ mod oracle;
 mod packed;
 
 use crate::types::{CoreId, RecordRef, SLOTS, Slot, Token};
-use arena::{CHUNKS_MAX, Handle};
+use arena::CHUNKS_MAX;
 use bucket::{Bucket, Item};
 use core::ops::ControlFlow;
 use heap::Heap;
 use index::{Found, Index};
-use smallvec::SmallVec;
-
-/// Keys whose memory is asked for together without an allocation.
-const PREFETCHED: usize = 64;
 
 /// One core's records. Records are values, tombstones and expired ones alike.
 pub struct Table {
@@ -63,6 +59,13 @@ pub struct Place {
     found: Option<Found>,
 }
 
+/// A look-up that is to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    token: Token,
+    tag: u8,
+}
+
 impl Table {
     /// An empty table for the slots of `core`, one of `cores`. The seed keeps others from guessing which keys look
     /// alike; no answer depends on it.
@@ -86,20 +89,18 @@ impl Table {
         place.found.map(|found| packed::read(self.heap.cell(found.record)))
     }
 
-    /// Begins to bring what look-ups of these keys read into the cache. Worth its while before the first of many is
-    /// looked up: the waits for memory overlap.
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (Token, &'k [u8])>) {
-        let looked_up = keys.map(|(token, key)| {
-            self.index.fetch(token);
-            (token, self.tag(key))
-        });
-        let mut buckets: SmallVec<[(Handle, u8); PREFETCHED]> = SmallVec::new();
-        for (token, tag) in looked_up.collect::<SmallVec<[(Token, u8); PREFETCHED]>>() {
-            let Some(bucket) = self.index.first_bucket(token) else { continue };
-            self.heap.fetch(bucket);
-            buckets.push((bucket, tag));
-        }
-        for (bucket, tag) in buckets {
+    /// A look-up that is to come. Begins to bring into the cache what says where its key would be.
+    pub fn expect(&self, token: Token, key: &[u8]) -> Expected {
+        self.index.fetch(token);
+        Expected { token, tag: self.tag(key) }
+    }
+
+    /// Begins to bring what these look-ups read into the cache. Worth its while for many: the waits for memory overlap.
+    pub fn prefetch(&self, expected: &[Expected]) {
+        let first_buckets =
+            || expected.iter().filter_map(|one| Some((self.index.first_bucket(one.token)?, one.tag)));
+        first_buckets().for_each(|(bucket, _)| self.heap.fetch(bucket));
+        for (bucket, tag) in first_buckets() {
             Bucket::at(&self.heap, bucket).tagged(tag).for_each(|(_, record)| self.heap.fetch(record));
         }
     }
