@@ -211,6 +211,24 @@ mod tests {
     }
 
     #[test]
+    fn weights_and_ids_that_cannot_be_are_refused() {
+        let decoded = |change: &dyn Fn(&mut Epoch)| {
+            let mut epoch = one_member();
+            change(&mut epoch);
+            Epoch::decode(&epoch.encode())
+        };
+        for weight in [1, WEIGHT_PERCENT_MAX] {
+            assert!(decoded(&|epoch| epoch.members[0].weight_percent = weight).is_ok());
+        }
+        for weight in [0, WEIGHT_PERCENT_MAX + 1, u32::MAX] {
+            let refused = decoded(&|epoch| epoch.members[0].weight_percent = weight);
+            assert_eq!(refused, Err(EpochError::Damaged));
+        }
+        let twice = decoded(&|epoch| epoch.members.push(epoch.members[0].clone()));
+        assert_eq!(twice, Err(EpochError::Damaged));
+    }
+
+    #[test]
     fn a_later_format_is_named_in_the_error() {
         let mut bytes = one_member().encode();
         bytes[0] = 9;

@@ -33,6 +33,8 @@ use std::task::{Context, Poll, Waker};
 
 /// Messages taken from each other core per look into the mailbox.
 const MAIL_PER_LOOK: usize = 128;
+/// Look-ups whose memory is asked for together: what they read has room in the second cache.
+const EXPECTED_MAX: usize = 256;
 /// Latencies are shown for the last ten seconds.
 const WINDOW_NS: u64 = 10_000_000_000;
 
@@ -84,7 +86,7 @@ struct Inner {
     effects: RefCell<Effects>,
     calls: RefCell<Calls>,
     log: LogWriter,
-    /// Look-ups of this pass whose memory has not been asked for.
+    /// Look-ups of this pass whose memory has not been asked for; fewer than [`EXPECTED_MAX`].
     expected: RefCell<Vec<Expected>>,
     /// Letters were sent since the others were last told.
     unposted: Bell,
@@ -379,7 +381,12 @@ impl Core {
         else {
             return false;
         };
-        inner.expected.borrow_mut().push(machine.replica().shard().expect(token, key, write));
+        let mut expected = inner.expected.borrow_mut();
+        expected.push(machine.replica().shard().expect(token, key, write));
+        if expected.len() >= EXPECTED_MAX {
+            machine.replica().shard().table().prefetch(&expected);
+            expected.clear();
+        }
         true
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ringcore::rpc::backend::Phase;
 use ringcore::rpc::proto::v1;
 use ringcore::rpc::server::{Port, Settings};
+use ringcore::rpc::stats::Operation as Op;
 use ringcore::types::{Mono, prng::Prng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tonic::Code;
@@ -276,6 +277,29 @@ fn dead_client_is_found_by_pings() {
         bench.fake.advance(45_000).await;
         assert_eq!(bench.server.connections(), 0, "no answer to the ping");
         drop(pipe);
+    });
+}
+
+/// All of them wait for each other before the first is answered.
+#[test]
+fn calls_at_once_are_answered_with_no_more_than_their_connection_may_hold() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let settings = Settings { bytes_in_flight_max: 8 * VALUE_BYTES, ..Settings::default() };
+    run_with(settings, async |bench| {
+        bench.fake.insert(b"k", &vec![7; VALUE_BYTES]);
+        let mut pipe = bench.pipe_of(Port::Client, 64 << 10);
+        // A stream window of 1 byte: no answer can leave.
+        let mut asked = [PREFACE, &frame(4, 0, 0, &[0, 4, 0, 0, 0, 1])].concat();
+        let get = v1::GetRequest { key: "k".into(), ..Default::default() };
+        for index in 0..16 {
+            asked.extend([headers(2 * index + 1), frame(0, 1, 2 * index + 1, &framed(&get))].concat());
+        }
+        pipe.write_all(&asked).await.unwrap();
+        settle().await;
+        // A quarter of all is one connection's, and the answer that spends it may go beyond.
+        let held = bench.counters[0].bytes_in_flight.get() as usize;
+        assert!((2 * VALUE_BYTES..=3 * VALUE_BYTES + 1_000).contains(&held), "{held} bytes");
+        assert_eq!(bench.counters[0].requests(Op::Get, Code::ResourceExhausted), 14);
     });
 }
 
