@@ -161,7 +161,7 @@ struct Targets {
     /// An older program of the node, for `before`.
     #[arg(long, value_name = "PATH")]
     before: Option<PathBuf>,
-    /// Records of `recovery` and `table`.
+    /// Records of `snapshot`, `recovery` and `table`.
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     many_records: u64,
     /// How long the idle node is watched.

@@ -68,7 +68,7 @@ pub(crate) struct Bench {
     pub(crate) in_flight: usize,
     /// Keys that are asked for.
     pub(crate) records: u64,
-    /// Records that are recovered, and those of the table.
+    /// Records of a snapshot, those that are recovered, and those of the table.
     pub(crate) many_records: u64,
     /// How long an idle node is watched.
     pub(crate) idle: Duration,
