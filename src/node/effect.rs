@@ -3,12 +3,13 @@
 //! An effect leaves at once, or after a ticket of the log is durable; the buffer holds it until then. An
 //! acknowledgement is made from [`Acknowledged`] only, so one that leaves early cannot be written down.
 
-use crate::replication::coordinator::Acknowledged;
-use crate::replication::messages::Message;
+use crate::replication::forward::Requester;
+use crate::replication::messages::{Found, Message, MessageBody, News};
+use crate::replication::write::Acknowledged;
 use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
 use crate::types::request::{Answer, Asker, Reply};
-use crate::types::{Failure, MemberId};
+use crate::types::{Failure, Hlc, MemberId};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 
@@ -29,6 +30,8 @@ pub enum Effect {
         /// What.
         message: Message,
     },
+    /// A member knows of a newer epoch than this node.
+    AskEpoch(MemberId),
     /// Write this segment file full of zeros, make it durable under its name, and say so.
     PrepareSegment(SegmentId),
     /// End the process: going on could break a promise.
@@ -42,7 +45,7 @@ pub struct Effects {
     /// In the order of tickets; each is above `durable`.
     held: VecDeque<(Ticket, Effect)>,
     durable: Ticket,
-    /// Of the answers in `held`.
+    /// Of keys and values in `held`.
     held_bytes: usize,
 }
 
@@ -57,7 +60,7 @@ impl Effects {
         self.held.len()
     }
 
-    /// Bytes of keys and values in answers that wait for the log.
+    /// Bytes of keys and values in answers and messages that wait for the log.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -72,7 +75,7 @@ impl Effects {
         match ticket {
             // Tickets rise, but a read may wait for one that is older than the last: keep the list sorted.
             Some(ticket) if ticket > self.durable => {
-                self.held_bytes += answer_bytes(&effect);
+                self.held_bytes += held_length(&effect);
                 let at = self.held.partition_point(|(held, _)| *held <= ticket);
                 self.held.insert(at, (ticket, effect));
             }
@@ -86,7 +89,7 @@ impl Effects {
         self.durable = self.durable.max(durable);
         while self.held.front().is_some_and(|(ticket, _)| *ticket <= durable) {
             let (_, effect) = self.held.pop_front().expect("the front was just looked at");
-            self.held_bytes -= answer_bytes(&effect);
+            self.held_bytes -= held_length(&effect);
             self.ready.push_back(effect);
         }
     }
@@ -94,22 +97,43 @@ impl Effects {
     /// A write reached its quorum.
     pub(super) fn acknowledge(&mut self, done: Acknowledged) {
         let (to, answer) = done.into_parts();
-        self.ready.push_back(Effect::Reply { to, reply: Ok(answer) });
+        self.reply(None, to, Ok(answer));
     }
 
-    /// A request is answered from what is durable once the ticket is.
-    pub(super) fn answer(&mut self, ticket: Option<Ticket>, to: Asker, answer: Answer) {
-        self.after(ticket, Effect::Reply { to, reply: Ok(answer) });
+    /// An operation's end, which leaves once the ticket is durable.
+    pub(super) fn reply(&mut self, ticket: Option<Ticket>, to: Requester, reply: Reply) {
+        let effect = match to {
+            Requester::Here(to) => Effect::Reply { to, reply },
+            Requester::Member { member, slot, configuration, attempt } => {
+                let body = MessageBody::ForwardAnswer { attempt, reply: Some(reply) };
+                let news = News::default();
+                Effect::Send {
+                    to: member,
+                    message: Message { slot, configuration, hlc: Hlc::ZERO, news, body },
+                }
+            }
+        };
+        self.after(ticket, effect);
     }
 
-    /// A request failed.
-    pub(super) fn refuse(&mut self, to: Asker, failure: Failure) {
-        self.ready.push_back(Effect::Reply { to, reply: Err(failure) });
+    /// A request failed, and that speaks of nothing that could be lost.
+    pub(super) fn refuse(&mut self, to: Requester, failure: Failure) {
+        self.reply(None, to, Err(failure));
     }
 }
 
-fn answer_bytes(effect: &Effect) -> usize {
-    let Effect::Reply { reply: Ok(answer), .. } = effect else { return 0 };
+fn held_length(effect: &Effect) -> usize {
+    match effect {
+        Effect::Reply { reply: Ok(answer), .. } => answer_length(answer),
+        Effect::Send { message, .. } => message_length(&message.body),
+        Effect::Reply { reply: Err(_), .. }
+        | Effect::AskEpoch(_)
+        | Effect::PrepareSegment(_)
+        | Effect::Halt(_) => 0,
+    }
+}
+
+fn answer_length(answer: &Answer) -> usize {
     match answer {
         Answer::Read(read) => read.value.len(),
         Answer::Write(write) => write.old.len(),
@@ -117,5 +141,23 @@ fn answer_bytes(effect: &Effect) -> usize {
             page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
         }
         Answer::Replicated => 0,
+    }
+}
+
+fn message_length(body: &MessageBody) -> usize {
+    let length = |value: &Option<bytes::Bytes>| value.as_ref().map_or(0, bytes::Bytes::len);
+    match body {
+        MessageBody::Write { record, .. } => record.key.len() + length(&record.value),
+        MessageBody::WriteAnswer { replaced, .. } => length(&replaced.value),
+        MessageBody::ReadAnswer { found: Found::Record { record, .. }, .. } => {
+            record.key.len() + length(&record.value)
+        }
+        MessageBody::ForwardAnswer { reply: Some(Ok(answer)), .. } => answer_length(answer),
+        MessageBody::Read { .. }
+        | MessageBody::ReadAnswer { .. }
+        | MessageBody::Survey { .. }
+        | MessageBody::SurveyAnswer { .. }
+        | MessageBody::Forward { .. }
+        | MessageBody::ForwardAnswer { .. } => 0,
     }
 }

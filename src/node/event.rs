@@ -7,6 +7,7 @@ use crate::storage::segment::SegmentId;
 use crate::types::MemberId;
 use crate::types::request::{Asker, Request};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// What can happen to a core.
 #[derive(Debug)]
@@ -35,8 +36,19 @@ pub enum Event {
     SegmentRefused(SegmentId),
     /// A new epoch was decided.
     Epoch(Arc<Ring>),
+    /// Who is believed to live has changed, or what the members' clocks say.
+    Opinion(Opinion),
     /// Time has passed.
     Tick,
     /// Take on no more work.
     Stop,
+}
+
+/// What a node believes of the others: routing follows it, ownership never does.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Opinion {
+    /// Members that are believed dead, in the order of their ids.
+    pub suspects: Vec<MemberId>,
+    /// How far cluster time, the median of the live members' clocks, is ahead of this node's clock, milliseconds.
+    pub ahead_ms: i64,
 }

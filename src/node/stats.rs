@@ -27,4 +27,16 @@ pub struct Stats {
     pub clock_refusals: u64,
     /// Records refused because the floor covers them.
     pub floor_refusals: u64,
+    /// Writes that took another version, because somebody held a newer one.
+    pub restamps: u64,
+    /// Records that a read offered to replicas that did not hold them.
+    pub write_backs: u64,
+    /// Reads that began again.
+    pub reads_again: u64,
+    /// Requests handed on to another member.
+    pub forwarded: u64,
+    /// Requests of other members that were driven here.
+    pub taken_on: u64,
+    /// Messages that came with an older or a newer configuration of their slot.
+    pub other_configuration: u64,
 }

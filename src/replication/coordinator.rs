@@ -1,167 +1,160 @@
-//! The writes that one core drives to their quorum: who holds each, and what that means. Knows neither disk nor
-//! network: it is told what replicas answered, and says when an operation has ended.
+//! The operations that one core drives or has handed on, by the name that their messages carry. Knows neither disk nor
+//! network, and not what an answer means: that the operations know.
+//!
+//! A message's name is its operation's. An operation that begins again gets another one: so an answer to what it asked
+//! before is an answer to nobody.
 
-use super::messages::{AttemptId, Replaced};
-use super::quorum::ReplicaSets;
-use crate::storage::log::Durable;
-use crate::types::request::{Answer, Asker, Level, WriteAnswer};
-use crate::types::{MemberId, Mono, Version};
+use super::forward::ForwardOperation;
+use super::messages::AttemptId;
+use super::read::ReadOperation;
+use super::write::WriteOperation;
+use crate::types::Mono;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
-use smallvec::SmallVec;
+
+/// Until a replica that has not answered is asked again; doubles each time.
+const RESEND_MS: u32 = 250;
+/// At most.
+const RESEND_MS_MAX: u32 = 2_000;
+/// Until a read does with the answers that it has, and writes back rather than waits for the rest.
+const PATIENCE_MS: u32 = 10;
 
 new_key_type! {
     struct OperationKey;
 }
 
-/// A write on its way.
+/// An operation on its way.
 #[derive(Debug)]
-pub struct WriteOperation {
-    /// Who asked.
-    pub asker: Asker,
-    /// The version that is being written.
-    pub version: Version,
-    /// Who must hold it.
-    pub sets: ReplicaSets,
-    /// How many of them.
-    pub level: Level,
-    /// Until when.
-    pub deadline: Mono,
-    /// What the answer is: the seed's Replicate says less than a put.
-    pub kind: WriteKind,
-    held: SmallVec<[MemberId; 3]>,
-    replaced: Replaced,
+#[expect(clippy::large_enum_variant, reason = "a write is on every put's path and allocates nothing")]
+pub enum Operation {
+    /// Driven here.
+    Write(WriteOperation),
+    /// Driven here.
+    Read(Box<ReadOperation>),
+    /// Driven by another member.
+    Forward(Box<ForwardOperation>),
 }
 
-/// Which answer a write gets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteKind {
-    /// With the version and what was replaced.
-    Write,
-    /// Only that it is held.
-    Replicate,
-}
-
-/// Why a replica counts as a holder. An acknowledgement cannot be made from anything else.
-#[derive(Debug)]
-pub enum Evidence {
-    /// This core's own log says so.
-    Own(Durable),
-    /// A peer's answer says so.
-    Peer,
-}
-
-/// An operation that reached its quorum: the only thing that an acknowledgement is made from.
-#[derive(Debug)]
-pub struct Acknowledged {
-    asker: Asker,
-    answer: Answer,
-}
-
-impl Acknowledged {
-    /// Who asked, and the answer.
-    pub fn into_parts(self) -> (Asker, Answer) {
-        (self.asker, self.answer)
-    }
-}
-
-/// The operations that one core coordinates.
+/// The operations of one core.
 #[derive(Debug, Default)]
 pub struct Coordinator {
-    operations: SlotMap<OperationKey, WriteOperation>,
+    operations: SlotMap<OperationKey, Open>,
+    /// No operation is due before.
+    next_due: Mono,
 }
 
-impl WriteOperation {
-    /// A write that nobody is known to hold yet.
-    pub fn new(
-        asker: Asker,
-        version: Version,
-        sets: ReplicaSets,
-        level: Level,
-        deadline: Mono,
-        kind: WriteKind,
-    ) -> Self {
-        WriteOperation {
-            asker,
-            version,
-            sets,
-            level,
-            deadline,
-            kind,
-            held: SmallVec::new(),
-            replaced: Replaced::default(),
-        }
-    }
+#[derive(Debug)]
+struct Open {
+    operation: Operation,
+    /// When it is looked at again, though nothing was heard.
+    due_at: Mono,
+    pause_ms: u32,
+}
 
-    fn answer(&mut self) -> Answer {
-        match self.kind {
-            WriteKind::Replicate => Answer::Replicated,
-            WriteKind::Write => {
-                let replaced = core::mem::take(&mut self.replaced);
-                Answer::Write(WriteAnswer {
-                    version: self.version,
-                    had_old: replaced.value.is_some(),
-                    old: replaced.value.unwrap_or_default(),
-                })
-            }
+impl Operation {
+    /// Until when.
+    pub fn deadline(&self) -> Mono {
+        match self {
+            Operation::Write(write) => write.deadline,
+            Operation::Read(read) => read.deadline,
+            Operation::Forward(forward) => forward.request.deadline,
         }
     }
 }
 
 impl Coordinator {
-    /// Operations that wait for their quorum.
+    /// Operations on their way.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Does none wait?
+    /// Is none on its way?
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
     /// Takes an operation on, and names it for its messages.
-    pub fn open(&mut self, operation: WriteOperation) -> AttemptId {
-        AttemptId(self.operations.insert(operation).data().as_ffi())
+    pub fn open(&mut self, now: Mono, operation: Operation) -> AttemptId {
+        let pause_ms = if matches!(operation, Operation::Read(_)) { PATIENCE_MS } else { RESEND_MS };
+        let due_at = now.after_ms(u64::from(pause_ms));
+        self.next_due = self.next_due.min(due_at);
+        AttemptId(self.operations.insert(Open { operation, due_at, pause_ms }).data().as_ffi())
     }
 
-    /// A replica holds it durably. Returns the operation if that made its quorum; one that has ended is ignored.
-    pub fn held(
-        &mut self,
-        attempt: AttemptId,
-        member: MemberId,
-        evidence: &Evidence,
-        replaced: Replaced,
-    ) -> Option<Acknowledged> {
-        let key = OperationKey::from(KeyData::from_ffi(attempt.0));
-        let operation = self.operations.get_mut(key)?;
-        match evidence {
-            Evidence::Own(_) | Evidence::Peer if operation.held.contains(&member) => return None,
-            Evidence::Own(_) | Evidence::Peer => operation.held.push(member),
-        }
-        // The old value is that of the highest version replaced among the replicas that make the success.
-        if replaced.version >= operation.replaced.version {
-            operation.replaced = replaced;
-        }
-        if !operation.sets.write_reached(operation.level, &operation.held) {
-            return None;
-        }
-        let mut operation = self.operations.remove(key).expect("it was just looked at");
-        Some(Acknowledged { asker: operation.asker, answer: operation.answer() })
+    /// The operation of that name; None: it has ended, or goes by another name now.
+    pub fn get_mut(&mut self, attempt: AttemptId) -> Option<&mut Operation> {
+        self.operations.get_mut(key(attempt)).map(|open| &mut open.operation)
     }
 
-    /// Ends the operations whose deadline is past: each may or may not take effect.
-    pub fn expire(&mut self, now: Mono) -> Vec<Asker> {
+    /// The write of that name.
+    pub fn write_mut(&mut self, attempt: AttemptId) -> Option<&mut WriteOperation> {
+        match self.get_mut(attempt) {
+            Some(Operation::Write(write)) => Some(write),
+            Some(Operation::Read(_) | Operation::Forward(_)) | None => None,
+        }
+    }
+
+    /// The read of that name.
+    pub fn read_mut(&mut self, attempt: AttemptId) -> Option<&mut ReadOperation> {
+        match self.get_mut(attempt) {
+            Some(Operation::Read(read)) => Some(read),
+            Some(Operation::Write(_) | Operation::Forward(_)) | None => None,
+        }
+    }
+
+    /// The handed on request of that name.
+    pub fn forward_mut(&mut self, attempt: AttemptId) -> Option<&mut ForwardOperation> {
+        match self.get_mut(attempt) {
+            Some(Operation::Forward(forward)) => Some(forward),
+            Some(Operation::Write(_) | Operation::Read(_)) | None => None,
+        }
+    }
+
+    /// The operation has ended.
+    pub fn close(&mut self, attempt: AttemptId) -> Option<Operation> {
+        self.operations.remove(key(attempt)).map(|open| open.operation)
+    }
+
+    /// The operation begins again: no answer to what it asked before will reach it.
+    pub fn rename(&mut self, now: Mono, attempt: AttemptId) -> Option<AttemptId> {
+        let operation = self.close(attempt)?;
+        Some(self.open(now, operation))
+    }
+
+    /// Names of all operations.
+    pub fn attempts(&self) -> Vec<AttemptId> {
+        self.operations.keys().map(|key| AttemptId(key.data().as_ffi())).collect()
+    }
+
+    /// Ends the operations whose deadline is past.
+    pub fn expire(&mut self, now: Mono) -> Vec<Operation> {
         // Open operations are few (what is in flight), so looking at each once per tick costs less than a wheel's
         // insertion and removal per operation.
-        let late: Vec<OperationKey> = self
-            .operations
-            .iter()
-            .filter(|(_, operation)| operation.deadline <= now)
-            .map(|(key, _)| key)
-            .collect();
-        late.into_iter()
-            .filter_map(|key| self.operations.remove(key))
-            .map(|operation| operation.asker)
-            .collect()
+        let is_late = |(key, open): (OperationKey, &Open)| (open.operation.deadline() <= now).then_some(key);
+        let late: Vec<OperationKey> = self.operations.iter().filter_map(is_late).collect();
+        late.into_iter().filter_map(|key| self.operations.remove(key)).map(|open| open.operation).collect()
     }
+
+    /// The operations that have waited for long; each is named again after a longer pause.
+    pub fn due(&mut self, now: Mono) -> Vec<AttemptId> {
+        if now < self.next_due {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        self.next_due = Mono::NEVER;
+        for (key, open) in &mut self.operations {
+            if open.due_at <= now {
+                open.pause_ms = (open.pause_ms * 2).clamp(RESEND_MS, RESEND_MS_MAX);
+                open.due_at = now.after_ms(u64::from(open.pause_ms));
+                due.push(AttemptId(key.data().as_ffi()));
+            }
+            self.next_due = self.next_due.min(open.due_at);
+        }
+        due
+    }
+}
+
+fn key(attempt: AttemptId) -> OperationKey {
+    OperationKey::from(KeyData::from_ffi(attempt.0))
 }

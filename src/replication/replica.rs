@@ -4,6 +4,7 @@
 //! its writer, a read, a page of a scan) waits for its [`Ticket`]. Reads find the ticket by a hash of the token: a false
 //! match only waits for one flush too many.
 
+use super::ever_held::{Ever, EverHeld};
 use super::messages::Replaced;
 use crate::storage::log::{Log, Ticket};
 use crate::storage::log_record::{Attempt, Entry, LogRecord, OperationEntry, PurgeList, Round};
@@ -22,6 +23,11 @@ pub struct Replica {
     shard: Shard,
     log: Log,
     pending: Box<[Ticket]>,
+    ever_held: EverHeld,
+    /// No slot of this core has another replica: nobody will ask what was ever held.
+    alone: bool,
+    /// The last change of a slot's replicas that was adopted here.
+    adopted: Ticket,
 }
 
 /// What became of a record that was offered.
@@ -30,7 +36,7 @@ pub enum Taken {
     /// In table and log; durable with this ticket.
     Held(Ticket),
     /// A newer version is here, and durable once the ticket is (None: already).
-    Superseded(Version, Option<Ticket>),
+    Superseded(Version, Option<Ticket>, Ever),
     /// Refused by the gate.
     BelowFloor,
     /// Refused: too many keys with nearly the same token.
@@ -49,9 +55,23 @@ pub struct Naming {
 }
 
 impl Replica {
-    /// Joins a recovered shard and its log.
-    pub fn new(shard: Shard, log: Log) -> Replica {
-        Replica { shard, log, pending: alloc::vec![Ticket::default(); PENDING].into_boxed_slice() }
+    /// Joins a recovered shard and its log. No version above `bound` has ever been applied here.
+    pub fn new(shard: Shard, log: Log, bound: Hlc) -> Replica {
+        let ever_held = EverHeld::new(shard.slots(), shard.cores(), bound);
+        let pending = alloc::vec![Ticket::default(); PENDING].into_boxed_slice();
+        Replica { shard, log, pending, ever_held, alone: false, adopted: Ticket::default() }
+    }
+
+    /// Is this core the only replica of all its slots? Then it need not remember what it ever held.
+    pub fn set_alone(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
+    /// Adopts a newer configuration of a slot. Nothing is answered before that is durable.
+    pub fn adopt(&mut self, slot: Slot, configuration: u64, epoch: u64, bound: Hlc) {
+        self.ever_held.forget_slot(slot, bound);
+        self.shard.raise_mark(slot, Round::default(), Version::ZERO, configuration);
+        self.adopted = self.log.append(&LogRecord::Adopt { slot, c: configuration, epoch });
     }
 
     /// The data.
@@ -81,8 +101,13 @@ impl Replica {
 
     /// The ticket to wait for before anything is said of a key with this token.
     pub fn wait_for(&self, token: Token) -> Option<Ticket> {
-        let ticket = self.pending[pending_at(token)];
+        let ticket = self.pending[pending_at(token)].max(self.adopted);
         (ticket > self.log.durable().0 && !planted(Mutant::ReadBeforeDurable)).then_some(ticket)
+    }
+
+    /// The ticket to wait for before anything is said of a slot's configuration.
+    pub fn wait_for_adoption(&self) -> Option<Ticket> {
+        (self.adopted > self.log.durable().0).then_some(self.adopted)
     }
 
     /// The ticket to wait for before anything is said of any key.
@@ -112,11 +137,17 @@ impl Replica {
             Admission::Wins => {}
             // What it replaced when it came first is not known any more; certainly not itself.
             Admission::Held => return (Taken::Held(wait.unwrap_or_default()), Replaced::default()),
-            Admission::Superseded(newer) => return (Taken::Superseded(newer, wait), replaced),
+            Admission::Superseded(newer) => {
+                let ever = self.ever_held.ask(token, record.version);
+                return (Taken::Superseded(newer, wait, ever), replaced);
+            }
             Admission::BelowFloor => return (Taken::BelowFloor, replaced),
         }
         if self.shard.insert(token, place, record).is_err() {
             return (Taken::NoPlace, replaced);
+        }
+        if replaced.version != Version::ZERO && !self.alone {
+            self.ever_held.remember(token, replaced.version);
         }
         let operation = naming.map(|naming| OperationEntry {
             id: naming.id,

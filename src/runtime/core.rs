@@ -254,7 +254,9 @@ impl Core {
             }
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
-            Effect::Send { to, .. } => unreachable!("member {to} is not in an epoch of one member"),
+            Effect::Send { to, .. } | Effect::AskEpoch(to) => {
+                unreachable!("member {to} is not in an epoch of one member")
+            }
         }
     }
 

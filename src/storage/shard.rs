@@ -119,6 +119,16 @@ impl Shard {
         self.hlc_max
     }
 
+    /// Slots of this core.
+    pub fn slots(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Cores of this node.
+    pub fn cores(&self) -> u16 {
+        self.cores
+    }
+
     /// What is kept of a slot of this core.
     pub fn mark(&self, slot: Slot) -> &SlotMark {
         &self.marks[usize::from(slot.0 / self.cores)]

@@ -33,11 +33,24 @@ pub enum Mutant {
     PartBeforeLog,
     HlcBoundIgnored,
     EndToldEarly,
+    // Between nodes; most are of models/quorum_register.py.
+    OneIsEnough,
+    SupersededCounts,
+    UnknownIsNever,
+    ForgottenIsNever,
+    RestampEarly,
+    NeverUnflushed,
+    AnswersUnflushed,
+    StoreBlindly,
+    AnswersKeptOverEpochs,
+    NoWriteBack,
+    SupersededWriteBack,
+    ExpiryUnhappensAtAnother,
 }
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 37] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -63,6 +76,18 @@ impl Mutant {
         Mutant::PartBeforeLog,
         Mutant::HlcBoundIgnored,
         Mutant::EndToldEarly,
+        Mutant::OneIsEnough,
+        Mutant::SupersededCounts,
+        Mutant::UnknownIsNever,
+        Mutant::ForgottenIsNever,
+        Mutant::RestampEarly,
+        Mutant::NeverUnflushed,
+        Mutant::AnswersUnflushed,
+        Mutant::StoreBlindly,
+        Mutant::AnswersKeptOverEpochs,
+        Mutant::NoWriteBack,
+        Mutant::SupersededWriteBack,
+        Mutant::ExpiryUnhappensAtAnother,
     ];
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct Bench {
     pub(crate) asked: u64,
     pub(crate) replies: VecDeque<(Asker, Reply)>,
     pub(crate) sent: VecDeque<(MemberId, Message)>,
+    pub(crate) epochs_asked: Vec<MemberId>,
     pub(crate) segments_wanted: Vec<SegmentId>,
     pub(crate) halted: Option<String>,
     /// All blocks of the log, in order.
@@ -74,7 +75,7 @@ fn member(id: u32) -> Member {
 }
 
 fn ring(members: u32) -> Arc<Ring> {
-    let mut epoch = Epoch::bootstrap(ClusterId([9; 16]), members as u8, member(1));
+    let mut epoch = Epoch::bootstrap(ClusterId([9; 16]), members.min(3) as u8, member(1));
     epoch.members = (1..=members).map(member).collect();
     epoch.next_member = members + 1;
     Arc::new(Ring::new(epoch))
@@ -120,6 +121,7 @@ impl Bench {
             asked: 0,
             replies: VecDeque::new(),
             sent: VecDeque::new(),
+            epochs_asked: Vec::new(),
             segments_wanted: Vec::new(),
             halted: None,
             logged: Vec::new(),
@@ -145,6 +147,7 @@ impl Bench {
             match effect {
                 Effect::Reply { to, reply } => self.replies.push_back((to, reply)),
                 Effect::Send { to, message } => self.sent.push_back((to, message)),
+                Effect::AskEpoch(member) => self.epochs_asked.push(member),
                 Effect::PrepareSegment(segment) => self.segments_wanted.push(segment),
                 Effect::Halt(why) => self.halted = Some(why),
             }

@@ -5,4 +5,5 @@
 
 mod alone;
 mod bench;
+mod three;
 mod two;
