@@ -58,6 +58,16 @@ impl Ring {
         &self.replicas[usize::from(slot.0) * self.replicas_per_slot..][..self.replicas_per_slot]
     }
 
+    /// Those that will own the slot; empty while it does not move.
+    pub fn target(&self, _slot: Slot) -> &[MemberId] {
+        &[]
+    }
+
+    /// The epoch that began the move under way; None if no slot moves.
+    pub fn moving_since(&self) -> Option<u64> {
+        None
+    }
+
     /// Number of the last epoch that changed the slot's replicas.
     pub fn configuration(&self, _slot: Slot) -> u64 {
         1

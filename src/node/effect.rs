@@ -3,6 +3,7 @@
 //! An effect leaves at once, or after a ticket of the log is durable; the buffer holds it until then. An
 //! acknowledgement is made from [`Acknowledged`] only, so one that leaves early cannot be written down.
 
+use super::machine::MoveReport;
 use crate::replication::forward::Requester;
 use crate::replication::messages::{Found, Message, MessageBody, News};
 use crate::replication::write::Acknowledged;
@@ -32,6 +33,8 @@ pub enum Effect {
     },
     /// A member knows of a newer epoch than this node.
     AskEpoch(MemberId),
+    /// Tell core 0 what became of this core's part in a move.
+    Moved(MoveReport),
     /// Write this segment file full of zeros, make it durable under its name, and say so.
     PrepareSegment(SegmentId),
     /// End the process: going on could break a promise.
@@ -128,6 +131,7 @@ fn held_length(effect: &Effect) -> usize {
         Effect::Send { message, .. } => message_length(&message.body),
         Effect::Reply { reply: Err(_), .. }
         | Effect::AskEpoch(_)
+        | Effect::Moved(_)
         | Effect::PrepareSegment(_)
         | Effect::Halt(_) => 0,
     }
@@ -153,7 +157,15 @@ fn message_length(body: &MessageBody) -> usize {
             record.key.len() + length(&record.value)
         }
         MessageBody::ForwardAnswer { reply: Some(Ok(answer)), .. } => answer_length(answer),
+        MessageBody::Listing { entries, .. } => entries.len() * 20,
         MessageBody::Read { .. }
+        | MessageBody::Collect { .. }
+        | MessageBody::Collected { .. }
+        | MessageBody::Announce
+        | MessageBody::Compare { .. }
+        | MessageBody::Agree { .. }
+        | MessageBody::Parts { .. }
+        | MessageBody::Want { .. }
         | MessageBody::ReadAnswer { .. }
         | MessageBody::Survey { .. }
         | MessageBody::SurveyAnswer { .. }

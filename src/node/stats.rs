@@ -39,4 +39,10 @@ pub struct Stats {
     pub taken_on: u64,
     /// Messages that came with an older or a newer configuration of their slot.
     pub other_configuration: u64,
+    /// Comparisons of a slot with another replica's.
+    pub compared: u64,
+    /// Of those begun by others: that found a difference.
+    pub differences: u64,
+    /// Records sent to replicas that lacked them.
+    pub repaired: u64,
 }

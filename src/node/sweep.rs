@@ -1,14 +1,15 @@
 //! Walks a core's table in small steps for records whose end has come, and has them collected.
 //!
 //! The sole replica of a slot is all replicas of it: what it finds dead is confirmed by all at once, so it runs a round
-//! (`PROTOCOL.md` §3) straight away. A replica among several only drops the bytes of what has expired: rounds are the
-//! business of the slot's first replica, with everybody's confirmation.
+//! (`PROTOCOL.md` §3) straight away. A replica among several drops the bytes of what has expired and tells what it found
+//! dead: rounds are the business of the slot's first replica, with everybody's confirmation (`machine/rounds.rs`).
 
+use crate::replication::messages::Dead;
 use crate::replication::quorum::ReplicaSets;
 use crate::replication::replica::{Collection, Replica};
 use crate::storage::log::Ticket;
 use crate::storage::log_record::Round;
-use crate::types::{Body, Hlc, Mono, Slot, Token};
+use crate::types::{Body, Hlc, Mono, Slot, Token, Version};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -32,20 +33,28 @@ pub struct Sweep {
 
 /// What a step of the walk found.
 struct Found {
-    dead: Vec<(Token, Bytes, crate::types::Version)>,
+    dead: Vec<(Token, Dead)>,
     expired: Vec<(Token, Bytes)>,
     next: Option<(Token, Bytes)>,
 }
 
 impl Sweep {
-    /// One step of the walk, at the time `now` and the clock reading `at`. `sets` says whose a slot is.
-    pub fn step(&mut self, replica: &mut Replica, now: Mono, at: Hlc, sets: impl Fn(Slot) -> ReplicaSets) {
+    /// One step of the walk, at the time `now` and the clock reading `at`. `sets` says whose a slot is. Returns what was
+    /// found dead in slots with several replicas.
+    pub fn step(
+        &mut self,
+        replica: &mut Replica,
+        now: Mono,
+        at: Hlc,
+        sets: impl Fn(Slot) -> ReplicaSets,
+    ) -> Vec<(Slot, Vec<Dead>)> {
+        let mut shared = Vec::new();
         let from = match self.at.take() {
             Some(place) => place,
             None => {
                 let counts = replica.shard().counts();
                 if now < self.next_walk || counts.dead + counts.expiring == 0 {
-                    return;
+                    return shared;
                 }
                 (Token(0), None)
             }
@@ -56,55 +65,53 @@ impl Sweep {
                 replica.shard_mut().drop_expired(*token, key, at);
             }
         }
-        for slot in found.dead.chunk_by(|(a, ..), (b, ..)| a.slot() == b.slot()) {
-            let number = slot[0].0.slot();
-            if sets(number).all().nth(1).is_none() {
-                self.begin_round(
-                    replica,
-                    number,
-                    slot.iter().map(|(_, key, version)| (key.clone(), *version)).collect(),
-                );
+        for dead in found.dead.chunk_by(|(a, _), (b, _)| a.slot() == b.slot()) {
+            let slot = dead[0].0.slot();
+            let dead: Vec<Dead> = dead.iter().map(|(_, dead)| dead.clone()).collect();
+            if sets(slot).all().nth(1).is_some() {
+                shared.push((slot, dead));
+                continue;
             }
+            let mark = replica.shard().mark(slot);
+            let (c, last) = (mark.configuration, self.last_round(slot).unwrap_or(mark.round));
+            let round = if last.c == c { Round { c, i: last.i + 1 } } else { Round { c, i: 1 } };
+            let listed: Vec<(Bytes, Version)> =
+                dead.into_iter().map(|dead| (dead.key, dead.version)).collect();
+            let floor = listed.iter().map(|(_, version)| *version).max().unwrap_or_default();
+            self.apply(replica, Collection { slot, round, floor, listed });
         }
         self.at = found.next.map(|(token, key)| (token, Some(key)));
         if self.at.is_none() {
             self.next_walk = now.after_ms(WALK_PAUSE_MS);
         }
+        shared
     }
 
-    /// The log is durable up to a ticket: applies the rounds that it holds. Returns rounds and records removed.
-    pub fn durable(&mut self, replica: &mut Replica, ticket: Ticket) -> (u64, u64) {
-        let (mut rounds, mut records) = (0, 0);
+    /// The log is durable up to a ticket: applies the rounds that it holds. Returns their slots, and how many records were
+    /// removed.
+    pub fn durable(&mut self, replica: &mut Replica, ticket: Ticket) -> (Vec<Slot>, u64) {
+        let (mut rounds, mut records) = (Vec::new(), 0);
         while self.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= ticket) {
             let (_, round) = self.waiting.pop_front().expect("the front was just looked at");
             let before = replica.shard().counts().records;
             replica.collected(&round);
-            rounds += 1;
+            rounds.push(round.slot);
             records += before - replica.shard().counts().records;
         }
         (rounds, records)
     }
 
-    fn begin_round(
-        &mut self,
-        replica: &mut Replica,
-        slot: Slot,
-        listed: Vec<(Bytes, crate::types::Version)>,
-    ) {
-        let mark = replica.shard().mark(slot);
-        let last = self
-            .waiting
-            .iter()
-            .rev()
-            .find(|(_, round)| round.slot == slot)
-            .map_or(mark.round, |(_, r)| r.round);
-        let c = mark.configuration;
-        let round = if last.c == c { Round { c, i: last.i + 1 } } else { Round { c, i: 1 } };
-        let floor =
-            listed.iter().map(|(_, version)| *version).max().expect("a round lists at least one record");
-        let collection = Collection { slot, round, floor, listed };
+    /// A round is confirmed by all replicas: logs it, and applies it once that is durable. Returns the ticket.
+    pub fn apply(&mut self, replica: &mut Replica, collection: Collection) -> Ticket {
         let ticket = replica.collect(&collection);
         self.waiting.push_back((ticket, collection));
+        ticket
+    }
+
+    /// The last round of a slot that waits for the log.
+    pub fn last_round(&self, slot: Slot) -> Option<Round> {
+        let waiting = self.waiting.iter().rev().find(|(_, collection)| collection.slot == slot);
+        waiting.map(|(_, collection)| collection.round)
     }
 }
 
@@ -122,7 +129,8 @@ fn find(replica: &Replica, from: &(Token, Option<Bytes>), at: Hlc) -> Found {
                 if matches!(record.body, Body::Value(_)) {
                     found.expired.push((token, key.clone()));
                 }
-                found.dead.push((token, key, record.version));
+                let (version, expires_at_ms) = (record.version, record.expires_at_ms);
+                found.dead.push((token, Dead { key, version, expires_at_ms }));
             }
             match records < STEP_RECORDS && key_bytes < STEP_KEY_BYTES {
                 true => ControlFlow::Continue(()),

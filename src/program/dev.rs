@@ -3,22 +3,19 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::runtime::file_system::{FileSystem, Fitness};
 use crate::runtime::signals::{HANGUP, INTERRUPT, SignalWatch, TERMINATE};
 
+use super::dev_nodes::{Node, supervise};
 use super::exit::{self, Exit, Refusal};
 use super::setting::{Key, setting};
 
@@ -30,14 +27,10 @@ const PORTS_TRIES: u16 = 100;
 const USUAL_CLIENT: &str = "127.0.0.1:7717";
 /// A first program for the cluster, in the directory that is given.
 const SCRIPT: &str = "hello.py";
-/// How long a node may take to stop: its own limit.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-/// How often child and signals are looked at.
-const GLANCE: Duration = Duration::from_millis(25);
-/// How long one question to the admin port may take.
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
-/// When to say that a start takes long.
-const LONG_START: Duration = Duration::from_secs(10);
+/// Which ports an existing cluster uses: its nodes know each other by them.
+const PORTS_FILE: &str = "ports";
+/// Nodes, at most: on one machine, more only stand in each other's way.
+const NODES_MAX: u32 = 9;
 /// Settings of a node that are ours to choose.
 const OURS: [Key; 7] =
     [Key::Name, Key::DataDir, Key::Listen, Key::PeerListen, Key::AdminListen, Key::Bootstrap, Key::Join];
@@ -45,9 +38,9 @@ const OURS: [Key; 7] =
 /// What `dev` can be told.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
 pub struct DevFlags {
-    /// Nodes of the cluster. This version runs one.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub nodes: u32,
+    /// Nodes of the cluster, 1 to 9. Later it may be left away, or be greater: nodes are added while the cluster is empty.
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u32>,
     /// Where the nodes keep their data, one directory each.
     #[arg(long, value_name = "DIR", default_value = "./ringcore-dev")]
     pub dir: PathBuf,
@@ -67,6 +60,12 @@ pub struct Ports {
     pub admin: u16,
 }
 
+impl Ports {
+    fn all(self) -> [u16; 3] {
+        [self.client, self.peer, self.admin]
+    }
+}
+
 /// Runs the cluster until Ctrl-C, SIGTERM or the end of a node; gives the node's code then.
 pub fn run(flags: &DevFlags) -> Exit {
     let asked = Arc::new(AtomicBool::new(false));
@@ -84,24 +83,23 @@ pub fn run(flags: &DevFlags) -> Exit {
             return exit::refuse(&[Refusal::new(Exit::FAILURE, what)]);
         }
     };
-    match start(flags) {
-        Ok((child, ports)) => {
-            let welcome = |ports| welcome(ports, &flags.dir);
-            match supervise(child, ports, STOP_GRACE, || asked.load(Ordering::Relaxed), welcome) {
-                Ok(exit) => exit,
-                Err(error) => {
-                    exit::refuse(&[Refusal::new(Exit::IO, format!("cannot watch the node: {error}"))])
-                }
-            }
-        }
-        Err(refusal) => exit::refuse(&[refusal]),
+    let nodes = match nodes_of(flags) {
+        Ok(nodes) => nodes,
+        Err(refusal) => return exit::refuse(&[refusal]),
+    };
+    let ports: Vec<Ports> = nodes.iter().map(|node| node.ports).collect();
+    let welcome = || welcome(&ports, &flags.dir);
+    match supervise(nodes, || asked.load(Ordering::Relaxed), welcome) {
+        Ok(exit) => exit,
+        Err(error) => exit::refuse(&[Refusal::new(Exit::IO, format!("cannot watch the nodes: {error}"))]),
     }
 }
 
-fn start(flags: &DevFlags) -> Result<(Child, Ports), Refusal> {
-    if flags.nodes != 1 {
-        let what = format!("--nodes {}: this version runs clusters of one node only", flags.nodes);
-        return Err(Refusal::new(Exit::SETTING, what).fix("fix: leave --nodes away"));
+/// The nodes to be started, the first of them first.
+fn nodes_of(flags: &DevFlags) -> Result<Vec<Node>, Refusal> {
+    if let Some(nodes @ (0 | NODES_MAX..)) = flags.nodes.filter(|nodes| *nodes != NODES_MAX) {
+        let what = format!("--nodes {nodes}: a cluster of 1 to {NODES_MAX} nodes can be run");
+        return Err(Refusal::new(Exit::SETTING, what));
     }
     let ours = OURS.map(|key| format!("--{}", setting(key).flag().expect("only limits have none")));
     let names = |argument: &String| ours.iter().any(|flag| argument.split('=').next() == Some(flag));
@@ -109,38 +107,58 @@ fn start(flags: &DevFlags) -> Result<(Child, Ports), Refusal> {
         let what = format!("{argument}: `dev` chooses this itself");
         return Err(Refusal::new(Exit::USAGE, what).fix("fix: leave it away, or run `ringcore start`"));
     }
-    let dir = flags.dir.join("n1");
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|error| {
+    make_dir(&flags.dir)?;
+    let unfit = match FileSystem::of(&flags.dir) {
+        Ok(FileSystem { name, fitness: Fitness::Unfit(reason) }) => {
+            let dir = flags.dir.display();
+            exit::complain(format!("warning: {dir} lies on {name} ({reason}): data may be lost"));
+            true
+        }
+        Ok(_) | Err(_) => false,
+    };
+    let ports = ports_of(&flags.dir, flags.nodes, is_free)?;
+    let program = env::current_exe()
+        .map_err(|error| Refusal::new(Exit::FAILURE, format!("cannot find this program: {error}")))?;
+    let first = ports[0];
+    let node = |(index, ports): (usize, &Ports)| {
+        let name = format!("n{}", index + 1);
+        let dir = flags.dir.join(&name);
+        make_dir(&dir)?;
+        let joins = (index > 0).then_some(first.peer);
+        let command = command(&program, &name, &dir, (*ports, joins), unfit, &flags.start);
+        Ok(Node { name, ports: *ports, command })
+    };
+    ports.iter().enumerate().map(node).collect()
+}
+
+fn make_dir(dir: &Path) -> Result<(), Refusal> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::NOT_PERMITTED,
             _ => Exit::SETTING,
         };
         let refusal = Refusal::new(exit, format!("cannot make {}: {error}", dir.display()));
         refusal.fix("fix: run in another directory, or name one with --dir")
-    })?;
-    let unfit = match FileSystem::of(&dir) {
-        Ok(FileSystem { name, fitness: Fitness::Unfit(reason) }) => {
-            exit::complain(format!("warning: {} lies on {name} ({reason}): data may be lost", dir.display()));
-            true
-        }
-        Ok(_) | Err(_) => false,
-    };
-    let ports = free_ports(is_free)?;
-    let program = env::current_exe()
-        .map_err(|error| Refusal::new(Exit::FAILURE, format!("cannot find this program: {error}")))?;
-    let mut command = command(&program, &dir, ports, unfit, &flags.start);
-    let child = command.spawn().map_err(|error| {
-        Refusal::new(Exit::FAILURE, format!("cannot start {}: {error}", program.display()))
-    })?;
-    Ok((child, ports))
+    })
 }
 
 /// The node's own command line. Its environment is ours but for settings: those of another node would disturb it. A
-/// process group of its own keeps Ctrl-C away from it: it is told once, by us.
-fn command(program: &Path, dir: &Path, ports: Ports, unfit: bool, more: &[String]) -> Command {
+/// process group of its own keeps Ctrl-C away from it: it is told once, by us. `joins`: the first node's peer port.
+fn command(
+    program: &Path,
+    name: &str,
+    dir: &Path,
+    (ports, joins): (Ports, Option<u16>),
+    unfit: bool,
+    more: &[String],
+) -> Command {
     let mut command = Command::new(program);
-    command.args(["start", "--name", "n1", "--bootstrap", "--no-pin"]).arg("--data-dir").arg(dir);
+    command.args(["start", "--name", name]);
+    match joins {
+        None => command.arg("--bootstrap"),
+        Some(port) => command.arg("--join").arg(loopback(port).to_string()),
+    };
+    command.args(["--no-pin", "--data-dir"]).arg(dir);
     for (flag, port) in
         [("--listen", ports.client), ("--peer-listen", ports.peer), ("--admin-listen", ports.admin)]
     {
@@ -162,17 +180,68 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// The usual ports, or the next three beside each other that are free.
-fn free_ports(is_free: impl Fn(u16) -> bool) -> Result<Ports, Refusal> {
-    for attempt in 0..PORTS_TRIES {
-        let [client, peer, admin] = PORTS.map(|port| port + attempt * PORTS_STEP);
-        if [client, peer, admin].into_iter().all(&is_free) {
-            return Ok(Ports { client, peer, admin });
+/// The ports of each node: those of a cluster that is there already, for its nodes know each other by them, and free ones
+/// for nodes to be added.
+fn ports_of(dir: &Path, nodes: Option<u32>, is_free: impl Fn(u16) -> bool) -> Result<Vec<Ports>, Refusal> {
+    let file = dir.join(PORTS_FILE);
+    let mut known = read_ports(&file)?;
+    // A cluster of one knows nobody: it moves to where there is room.
+    if known.len() == 1 {
+        known.clear();
+    }
+    let count = nodes.map_or(known.len().max(1), |nodes| nodes as usize);
+    if count < known.len() {
+        let what = format!("--nodes {count}: the cluster in {} has {} nodes", dir.display(), known.len());
+        let refusal = Refusal::new(Exit::SETTING, what);
+        return Err(refusal.fix("fix: leave --nodes away, or name another directory with --dir"));
+    }
+    for (index, ports) in known.iter().enumerate() {
+        if let Some(port) = ports.all().into_iter().find(|port| !is_free(*port)) {
+            let what = format!(
+                "port {port} of n{} is taken, and the nodes know each other by their ports",
+                index + 1
+            );
+            let refusal = Refusal::new(Exit::FAILURE, what);
+            return Err(refusal.fix("fix: stop who uses it, or begin another cluster with --dir"));
         }
     }
-    let last = PORTS[0] + (PORTS_TRIES - 1) * PORTS_STEP;
-    let what = format!("no free ports between {} and {last}", PORTS[0]);
-    Err(Refusal::new(Exit::FAILURE, what).fix("fix: stop other clusters of `ringcore dev`"))
+    let mut attempts = 0..PORTS_TRIES;
+    while known.len() < count {
+        let Some(attempt) = attempts.next() else {
+            let last = PORTS[0] + (PORTS_TRIES - 1) * PORTS_STEP;
+            let what = format!("no free ports between {} and {last}", PORTS[0]);
+            return Err(Refusal::new(Exit::FAILURE, what).fix("fix: stop other clusters of `ringcore dev`"));
+        };
+        let [client, peer, admin] = PORTS.map(|port| port + attempt * PORTS_STEP);
+        let ports = Ports { client, peer, admin };
+        if !known.contains(&ports) && ports.all().into_iter().all(&is_free) {
+            known.push(ports);
+        }
+    }
+    let lines = known.iter().map(|Ports { client, peer, admin }| format!("{client} {peer} {admin}\n"));
+    fs::write(&file, lines.collect::<String>())
+        .map_err(|error| Refusal::new(Exit::IO, format!("cannot write {}: {error}", file.display())))?;
+    Ok(known)
+}
+
+fn read_ports(file: &Path) -> Result<Vec<Ports>, Refusal> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(Refusal::new(Exit::IO, format!("cannot read {}: {error}", file.display())));
+        }
+    };
+    let line = |line: &str| {
+        let mut numbers = line.split(' ').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Ports { client: next()?, peer: next()?, admin: next()? })
+    };
+    let ports: Option<Vec<Ports>> = text.lines().map(line).collect();
+    ports.ok_or_else(|| {
+        let what = format!("{} is not as `ringcore dev` writes it", file.display());
+        Refusal::new(Exit::SETTING, what).fix("fix: name another directory with --dir")
+    })
 }
 
 /// A short gap remains until the node listens itself; it ends with 1 and a sentence if somebody was faster.
@@ -180,70 +249,9 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind(loopback(port)).is_ok()
 }
 
-/// Waits until the node is ready, says so, and until it ends. Once asked to stop, tells it so, and ends it after `grace`.
-/// Gives its code, 1 if a signal ended it, and 0 if it was we who had it stopped.
-fn supervise(
-    mut child: Child,
-    ports: Ports,
-    grace: Duration,
-    asked: impl Fn() -> bool,
-    ready: impl FnOnce(Ports),
-) -> io::Result<Exit> {
-    let begun = Instant::now();
-    let (mut ready, mut said) = (Some(ready), false);
-    while !asked() {
-        if let Some(status) = child.try_wait()? {
-            return Ok(code(status));
-        }
-        if ready.is_some() && is_ready(loopback(ports.admin)) {
-            ready.take().expect("it is some")(ports);
-        }
-        if ready.is_some() && !said && begun.elapsed() >= LONG_START {
-            said = true;
-            exit::complain("still starting: a node with much data takes its time");
-        }
-        thread::sleep(GLANCE);
-    }
-    stop_child(child, grace)
-}
-
-fn stop_child(mut child: Child, grace: Duration) -> io::Result<Exit> {
-    let begun = Instant::now();
-    // One that has just ended cannot be told: try_wait finds it.
-    kill_process(Pid::from_child(&child), Signal::TERM).ok();
-    while begun.elapsed() < grace {
-        if let Some(status) = child.try_wait()? {
-            return Ok(code(status));
-        }
-        thread::sleep(GLANCE);
-    }
-    exit::complain(format!("error: the node did not stop within {} s: ended by force", grace.as_secs()));
-    child.kill()?;
-    child.wait()?;
-    Ok(Exit::FAILURE)
-}
-
-fn code(status: ExitStatus) -> Exit {
-    status.code().and_then(|code| u8::try_from(code).ok()).map_or(Exit::FAILURE, Exit)
-}
-
-/// One plain HTTP/1.1 question. Anything but a 200 means not yet.
-fn is_ready(admin: SocketAddr) -> bool {
-    let ask = || -> io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&admin, ASK_TIMEOUT)?;
-        stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-        stream.set_write_timeout(Some(ASK_TIMEOUT))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(status.starts_with(b"HTTP/1.") && status.ends_with(b" 200"))
-    };
-    ask().unwrap_or(false)
-}
-
-fn welcome(ports: Ports, dir: &Path) {
+fn welcome(ports: &[Ports], dir: &Path) {
     let script =
-        include_str!("../assets/hello.py").replace(USUAL_CLIENT, &loopback(ports.client).to_string());
+        include_str!("../assets/hello.py").replace(USUAL_CLIENT, &loopback(ports[0].client).to_string());
     let script = fs::write(dir.join(SCRIPT), script).is_ok().then(|| dir.join(SCRIPT));
     // Beside a program that `cargo run` has built, the other one may not be built yet.
     let cargo = env::var_os("CARGO").is_some().then_some(match cfg!(debug_assertions) {
@@ -274,16 +282,29 @@ fn find(program: &str, path: Option<std::ffi::OsString>, own: Option<PathBuf>) -
 }
 
 /// What can be typed now. Only for programs that are there. `script` is the greeting in Python.
-fn greeting(ports: Ports, script: Option<&Path>, find: impl Fn(&str) -> Option<String>) -> String {
-    let client = loopback(ports.client).to_string();
+fn greeting(ports: &[Ports], script: Option<&Path>, find: impl Fn(&str) -> Option<String>) -> String {
+    let client = loopback(ports[0].client).to_string();
+    let count = if let [_] = ports { "one node".to_owned() } else { format!("{} nodes", ports.len()) };
+    let list = |of: fn(&Ports) -> u16, path: &str, before: &str| {
+        ports
+            .iter()
+            .map(|ports| format!("{before}{}{path}", loopback(of(ports))))
+            .collect::<Vec<_>>()
+            .join("  ")
+    };
     let mut text = format!(
-        "\nA cluster of one node is ready.\n  clients  {client}\n  metrics  http://{}/metrics\n",
-        loopback(ports.admin)
+        "\nA cluster of {count} is ready.\n  clients  {}\n  metrics  {}\n",
+        list(|ports| ports.client, "", ""),
+        list(|ports| ports.admin, "/metrics", "http://")
     );
     if let Some(ringctl) = find("ringctl") {
         let endpoint = if client == USUAL_CLIENT { String::new() } else { format!(" --endpoints {client}") };
-        let lines =
-            ["put hello world", "get hello", "status"].map(|line| format!("  {ringctl}{endpoint} {line}\n"));
+        let mut lines = vec!["put hello world", "get hello", "status"];
+        if ports.len() > 1 {
+            lines.push("ring");
+        }
+        let lines: Vec<String> =
+            lines.into_iter().map(|line| format!("  {ringctl}{endpoint} {line}\n")).collect();
         text.push_str(&format!("\nTry it:\n{}", lines.concat()));
     }
     if let Some(grpcurl) = find("grpcurl") {
@@ -307,34 +328,42 @@ fn greeting(ports: Ports, script: Option<&Path>, find: impl Fn(&str) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
-    use std::sync::atomic::AtomicUsize;
 
-    fn shell(script: &str) -> Child {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
-        command.spawn().unwrap()
+    fn scratch(name: &str) -> PathBuf {
+        let dir = env::temp_dir().join(format!("ringcore-dev-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::remove_file(dir.join(PORTS_FILE)).ok();
+        dir
     }
 
-    /// A node that answers SIGTERM with `reaction`, and waits: it reads from a pipe that nobody writes to.
-    fn waiting(reaction: &str) -> Child {
-        let mut child = shell(&format!("trap '{reaction}' TERM; echo up; while read line; do :; done"));
-        let mut up = [0; 3];
-        child.stdout.as_mut().expect("it is piped").read_exact(&mut up).unwrap();
-        child
-    }
-
-    fn unused_ports() -> Ports {
-        Ports { client: 1, peer: 1, admin: 1 }
+    fn ports(first: u16) -> Ports {
+        Ports { client: first, peer: first + 1, admin: first + 2 }
     }
 
     #[test]
     fn the_next_free_ports_are_taken_together() {
-        let usual = Ports { client: 7717, peer: 7718, admin: 7719 };
-        assert_eq!(free_ports(|_| true).unwrap(), usual);
-        let next = Ports { client: 7737, peer: 7738, admin: 7739 };
-        assert_eq!(free_ports(|port| port != 7718 && port != 7729).unwrap(), next);
-        assert_eq!(free_ports(|_| false).unwrap_err().exit, Exit::FAILURE);
+        let dir = scratch("ports");
+        assert_eq!(ports_of(&dir, None, |_| true).unwrap(), [ports(7717)]);
+        let free = |port| port != 7718 && port != 7729;
+        assert_eq!(ports_of(&dir, None, free).unwrap(), [ports(7737)], "a lone node moves");
+        assert_eq!(ports_of(&dir, Some(1), |_| false).unwrap_err().exit, Exit::FAILURE);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn nodes_that_know_each_other_keep_their_ports() {
+        let dir = scratch("kept");
+        let three = [ports(7717), ports(7737), ports(7747)];
+        assert_eq!(ports_of(&dir, Some(3), |port| port != 7728).unwrap(), three);
+        assert_eq!(ports_of(&dir, None, |_| true).unwrap(), three);
+        assert_eq!(ports_of(&dir, Some(4), |_| true).unwrap()[3], ports(7727));
+        let taken = ports_of(&dir, None, |port| port != 7738).unwrap_err();
+        assert!(taken.what.contains("port 7738 of n2 is taken"), "{taken}");
+        let fewer = ports_of(&dir, Some(2), |_| true).unwrap_err();
+        assert_eq!((fewer.exit, fewer.what.contains("has 4 nodes")), (Exit::SETTING, true), "{fewer}");
+        fs::write(dir.join(PORTS_FILE), "what\n").unwrap();
+        assert_eq!(ports_of(&dir, None, |_| true).unwrap_err().exit, Exit::SETTING);
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
@@ -344,10 +373,10 @@ mod tests {
     }
 
     #[test]
-    fn more_nodes_than_one_are_refused() {
-        for nodes in [0, 3] {
-            let flags = DevFlags { nodes, dir: "/nonexistent".into(), start: Vec::new() };
-            let refusal = start(&flags).unwrap_err();
+    fn no_nodes_and_too_many_are_refused() {
+        for nodes in [0, 10] {
+            let flags = DevFlags { nodes: Some(nodes), dir: "/nonexistent".into(), start: Vec::new() };
+            let refusal = nodes_of(&flags).err().expect("it is refused");
             assert_eq!(refusal.exit, Exit::SETTING);
             assert!(refusal.what.contains(&format!("--nodes {nodes}")), "{refusal}");
         }
@@ -355,92 +384,43 @@ mod tests {
 
     #[test]
     fn what_dev_chooses_cannot_be_chosen_for_the_node() {
-        for argument in ["--listen", "--admin-listen=off", "--data-dir=/x"] {
-            let flags = DevFlags { nodes: 1, dir: "/nonexistent".into(), start: vec![argument.into()] };
-            let refusal = start(&flags).unwrap_err();
+        for argument in ["--listen", "--admin-listen=off", "--data-dir=/x", "--join=a:1"] {
+            let flags = DevFlags { nodes: None, dir: "/nonexistent".into(), start: vec![argument.into()] };
+            let refusal = nodes_of(&flags).err().expect("it is refused");
             assert_eq!((refusal.exit, refusal.what.contains(argument)), (Exit::USAGE, true), "{refusal}");
         }
-    }
-
-    #[test]
-    fn a_node_that_fails_passes_its_code_on() {
-        let exit = supervise(shell("exit 78"), unused_ports(), STOP_GRACE, || false, |_| ()).unwrap();
-        assert_eq!(exit, Exit::SETTING);
-        let exit = supervise(shell("kill -9 $$"), unused_ports(), STOP_GRACE, || false, |_| ()).unwrap();
-        assert_eq!(exit, Exit::FAILURE);
-    }
-
-    /// Answers one question to a node's admin port.
-    fn answer(mut stream: TcpStream, status: &str) -> io::Result<()> {
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            request.extend(byte);
-        }
-        assert!(request.starts_with(b"GET /readyz HTTP/1.1\r\n"));
-        write!(stream, "HTTP/1.1 {status}\r\n\r\n")
-    }
-
-    #[test]
-    fn a_ready_node_is_announced_once_and_told_to_stop() {
-        let admin = TcpListener::bind(loopback(0)).unwrap();
-        let ports = Ports { admin: admin.local_addr().unwrap().port(), ..unused_ports() };
-        let (announced, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let exit = thread::scope(|scope| {
-            scope.spawn(|| {
-                for stream in admin.incoming() {
-                    if announced.load(Ordering::Relaxed) > 0 {
-                        break;
-                    }
-                    let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
-                    // On a busy machine the asker gives up and asks again.
-                    answer(stream.unwrap(), if first { "503 Service Unavailable" } else { "200 OK" }).ok();
-                }
-            });
-            let child = waiting("exit 7");
-            let stop = || announced.load(Ordering::Relaxed) > 0;
-            let count = |_| {
-                announced.fetch_add(1, Ordering::Relaxed);
-            };
-            let exit = supervise(child, ports, STOP_GRACE, stop, count);
-            TcpStream::connect(loopback(ports.admin)).unwrap();
-            exit
-        });
-        assert_eq!((exit.unwrap(), announced.into_inner()), (Exit(7), 1));
-        assert!(asked.into_inner() > 1, "the first answer was no");
-    }
-
-    #[test]
-    fn a_node_that_does_not_stop_is_ended() {
-        let exit = stop_child(waiting(""), Duration::from_millis(1)).unwrap();
-        assert_eq!(exit, Exit::FAILURE);
     }
 
     #[test]
     fn the_node_gets_no_settings_but_ours() {
         let ports = Ports { client: 10, peer: 11, admin: 12 };
         let more = ["--cores".to_owned(), "2".to_owned()];
-        let command = command(Path::new("ringcore"), Path::new("d/n1"), ports, true, &more);
-        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_str().unwrap()).collect();
+        let line = |name: &str, joins| {
+            let dir = Path::new("d").join(name);
+            let command = command(Path::new("ringcore"), name, &dir, (ports, joins), true, &more);
+            let arguments: Vec<_> = command.get_args().map(|argument| argument.to_str().unwrap()).collect();
+            arguments.join(" ")
+        };
+        let rest = "--listen 127.0.0.1:10 --peer-listen 127.0.0.1:11 --admin-listen 127.0.0.1:12 \
+                    --allow-any-fs --cores 2";
+        assert_eq!(line("n1", None), format!("start --name n1 --bootstrap --no-pin --data-dir d/n1 {rest}"));
         assert_eq!(
-            arguments.join(" "),
-            "start --name n1 --bootstrap --no-pin --data-dir d/n1 --listen 127.0.0.1:10 \
-             --peer-listen 127.0.0.1:11 --admin-listen 127.0.0.1:12 --allow-any-fs --cores 2"
+            line("n2", Some(9)),
+            format!("start --name n2 --join 127.0.0.1:9 --no-pin --data-dir d/n2 {rest}")
         );
     }
 
     #[test]
     fn only_programs_that_are_there_are_told_of() {
-        let ports = Ports { client: 7727, peer: 7728, admin: 7729 };
+        let ports = [ports(7727)];
         let script = Path::new("dev/hello.py");
-        let text = greeting(ports, Some(script), |_| None);
+        let text = greeting(&ports, Some(script), |_| None);
         assert!(
             text.contains("http://127.0.0.1:7729/metrics\n")
                 && !text.contains("Python")
                 && !text.contains("grpcurl")
         );
-        let text = greeting(ports, Some(script), |program| Some(format!("/opt/{program}")));
+        let text = greeting(&ports, Some(script), |program| Some(format!("/opt/{program}")));
         for line in [
             "  /opt/ringctl --endpoints 127.0.0.1:7727 put hello world\n",
             "  /opt/grpcurl -plaintext -d '{\"key\":\"hello\"}' 127.0.0.1:7727 KVStore/Get\n",
@@ -450,14 +430,21 @@ mod tests {
             assert!(text.contains(line), "{line}: {text}");
         }
         assert!(!text.contains("7717"), "{text}");
-        assert!(!greeting(ports, None, |program| Some(program.to_owned())).contains("Python"));
+        assert!(!greeting(&ports, None, |program| Some(program.to_owned())).contains("Python"));
+    }
+
+    #[test]
+    fn every_node_of_a_cluster_is_told_of() {
+        let text = greeting(&[ports(7717), ports(7727), ports(7737)], None, |_| Some("ringctl".into()));
+        assert!(text.contains("A cluster of 3 nodes is ready.\n"), "{text}");
+        assert!(text.contains("  clients  127.0.0.1:7717  127.0.0.1:7727  127.0.0.1:7737\n"), "{text}");
+        assert!(text.contains("\n  ringctl ring\n"), "{text}");
     }
 
     #[test]
     fn the_usual_port_needs_no_endpoint() {
-        let text =
-            greeting(Ports { client: 7717, peer: 7718, admin: 7719 }, None, |_| Some("ringctl".into()));
-        assert!(text.contains("\n  ringctl put hello world\n"), "{text}");
+        let text = greeting(&[ports(7717)], None, |_| Some("ringctl".into()));
+        assert!(text.contains("\n  ringctl put hello world\n") && text.contains("of one node"), "{text}");
         assert!(include_str!("../assets/hello.py").contains(USUAL_CLIENT));
     }
 }

@@ -4,7 +4,8 @@ use super::replica::Naming;
 use crate::storage::digest::Digest;
 use crate::storage::log_record::Round;
 use crate::types::request::{Level, Operation, Reply};
-use crate::types::{Hlc, OperationId, Slot, Version};
+use crate::types::{Hlc, OperationId, Slot, Token, Version};
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// A record that travels.
@@ -23,6 +24,33 @@ pub struct OwnedRecord {
 /// Names one message of one operation to its coordinator: the answer carries it back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AttemptId(pub u64);
+
+/// The name of a write that nobody waits for: it is not answered.
+pub const UNANSWERED: AttemptId = AttemptId(0);
+/// Pieces that a differing range is cut into.
+pub const PARTS: usize = 64;
+/// Tokens and versions in one message, at most.
+pub const LISTED_MAX: usize = 2_048;
+
+/// Tokens from the first to the last, both inclusive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenRange {
+    /// First.
+    pub first: Token,
+    /// Last.
+    pub last: Token,
+}
+
+/// A tombstone, or a record whose end has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dead {
+    /// The key.
+    pub key: Bytes,
+    /// The record's version.
+    pub version: Version,
+    /// Milliseconds since 1970; 0 = it was deleted.
+    pub expires_at_ms: u64,
+}
 
 /// What every message about a slot says of collection: rounds and floors spread with the traffic (`PROTOCOL.md` §3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,6 +132,49 @@ pub enum MessageBody {
         attempt: AttemptId,
         /// None: this node knows a greater configuration of the slot (the message's own).
         holding: Option<Holding>,
+    },
+    /// A round of collection: take these dead records, remember the list, and say so.
+    Collect {
+        /// Its number.
+        round: Round,
+        /// What it lists.
+        listed: Vec<Dead>,
+    },
+    /// All of that round's list is held here, durably.
+    Collected {
+        /// Its number.
+        round: Round,
+    },
+    /// Nothing but the news.
+    Announce,
+    /// Over what I hold of the slot. Answered by Agree or, if it is not the same here, by what narrows the difference.
+    Compare {
+        /// The sum.
+        digest: Digest,
+    },
+    /// The same here.
+    Agree {
+        /// What was compared.
+        digest: Digest,
+    },
+    /// What I hold of a range of the slot's tokens, cut into [`PARTS`] equal pieces.
+    Parts {
+        /// Both inclusive.
+        range: TokenRange,
+        /// Over each piece, in order.
+        digests: Vec<Digest>,
+    },
+    /// All that I hold of a range of the slot's tokens, as far as it is not quite new.
+    Listing {
+        /// Both inclusive.
+        range: TokenRange,
+        /// In the order of tokens.
+        entries: Vec<(Token, Version)>,
+    },
+    /// Send me your records with these tokens.
+    Want {
+        /// Keys' tokens.
+        tokens: Vec<Token>,
     },
     /// Coordinate this for me. One hop: what arrives so is never forwarded again.
     Forward {

@@ -2,6 +2,7 @@
 
 pub mod coordinator;
 pub mod ever_held;
+pub mod exchange;
 pub mod forward;
 pub mod messages;
 pub mod quorum;

@@ -14,6 +14,7 @@ use crate::types::{Hlc, OperationId, RecordRef, Slot, Token, Version};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::ControlFlow;
 
 /// Entries of the table of tickets: 128 KiB per core.
 const PENDING: usize = 1 << 14;
@@ -60,6 +61,18 @@ impl Replica {
         let ever_held = EverHeld::new(shard.slots(), shard.cores(), bound);
         let pending = alloc::vec![Ticket::default(); PENDING].into_boxed_slice();
         Replica { shard, log, pending, ever_held, alone: false, adopted: Ticket::default() }
+    }
+
+    /// The slot is another member's now, since this epoch: all of it goes.
+    pub fn drop_slot(&mut self, slot: Slot, epoch: u64) {
+        self.shard.drop_slot(slot);
+        self.log.append(&LogRecord::Drop { slot, epoch });
+    }
+
+    /// Does the slot hold any record, dead or alive?
+    pub fn holds_any(&self, slot: Slot) -> bool {
+        let (first, last) = ((slot.first_token(), None), slot.last_token());
+        self.shard.table().walk(first, last, |_, _| ControlFlow::Break(())).is_break()
     }
 
     /// Is this core the only replica of all its slots? Then it need not remember what it ever held.

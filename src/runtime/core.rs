@@ -254,6 +254,7 @@ impl Core {
             }
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
+            Effect::Moved(report) => unreachable!("{report:?} in an epoch of one member"),
             Effect::Send { to, .. } | Effect::AskEpoch(to) => {
                 unreachable!("member {to} is not in an epoch of one member")
             }

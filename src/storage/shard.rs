@@ -14,6 +14,7 @@ use crate::types::mutant::{Mutant, planted};
 use crate::types::{Body, CoreId, Hlc, Limits, RecordRef, SLOTS, Slot, Token, Version};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::ControlFlow;
 
 /// What is kept per slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -236,6 +237,25 @@ impl Shard {
         }
     }
 
+    /// The slot is another member's now: records, round and floor go; its configuration stays.
+    pub fn drop_slot(&mut self, slot: Slot) {
+        let mut keys: Vec<(Token, Vec<u8>)> = Vec::new();
+        let list = |token, record: RecordRef<'_>| {
+            keys.push((token, record.key.to_vec()));
+            ControlFlow::<()>::Continue(())
+        };
+        let walked = self.table.walk((slot.first_token(), None), slot.last_token(), list);
+        assert!(walked.is_continue(), "the walk goes to the slot's end");
+        for (token, key) in keys {
+            if let Some(class) = self.table.get(token, &key).map(|held| classify(&held)) {
+                self.table.remove(token, &key);
+                self.counts.count(class, -1);
+            }
+        }
+        let mark = &mut self.marks[usize::from(slot.0 / self.cores)];
+        *mark = SlotMark { configuration: mark.configuration, ..SlotMark::default() };
+    }
+
     /// Takes over what a snapshot part or a floor record says of a slot. Nothing of it ever goes back.
     pub fn raise_mark(&mut self, slot: Slot, round: Round, floor: Version, configuration: u64) {
         let mark = &mut self.marks[usize::from(slot.0 / self.cores)];
@@ -280,9 +300,9 @@ impl Shard {
             LogRecord::OperationsDone { client, done_below } => {
                 self.identities.done_below(*client, *done_below, usize::MAX);
             }
+            LogRecord::Drop { slot, .. } => self.drop_slot(*slot),
             // Of a cluster with more members than one; the machine that issues them replays them.
-            LogRecord::Drop { .. }
-            | LogRecord::Promise { .. }
+            LogRecord::Promise { .. }
             | LogRecord::Control { .. }
             | LogRecord::Hint { .. }
             | LogRecord::HintDone { .. } => {}

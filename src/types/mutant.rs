@@ -46,11 +46,12 @@ pub enum Mutant {
     NoWriteBack,
     SupersededWriteBack,
     ExpiryUnhappensAtAnother,
+    CollectsWithoutAll,
 }
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 37] = [
+    pub const ALL: [Mutant; 38] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -88,6 +89,7 @@ impl Mutant {
         Mutant::NoWriteBack,
         Mutant::SupersededWriteBack,
         Mutant::ExpiryUnhappensAtAnother,
+        Mutant::CollectsWithoutAll,
     ];
 }
 

@@ -5,7 +5,7 @@ use ringcore::cluster::epoch::{Epoch, Member};
 use ringcore::cluster::ring::Ring;
 use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
-use ringcore::node::machine::{Machine, MachineConfig};
+use ringcore::node::machine::{Machine, MachineConfig, MoveReport};
 use ringcore::replication::messages::Message;
 use ringcore::storage::block::{self, BLOCK_BYTES, HEADER_BYTES, Reading, Seal};
 use ringcore::storage::log::{BatchPlan, Log};
@@ -55,6 +55,7 @@ pub(crate) struct Bench {
     pub(crate) replies: VecDeque<(Asker, Reply)>,
     pub(crate) sent: VecDeque<(MemberId, Message)>,
     pub(crate) epochs_asked: Vec<MemberId>,
+    pub(crate) moved: Vec<MoveReport>,
     pub(crate) segments_wanted: Vec<SegmentId>,
     pub(crate) halted: Option<String>,
     /// All blocks of the log, in order.
@@ -122,6 +123,7 @@ impl Bench {
             replies: VecDeque::new(),
             sent: VecDeque::new(),
             epochs_asked: Vec::new(),
+            moved: Vec::new(),
             segments_wanted: Vec::new(),
             halted: None,
             logged: Vec::new(),
@@ -148,6 +150,7 @@ impl Bench {
                 Effect::Reply { to, reply } => self.replies.push_back((to, reply)),
                 Effect::Send { to, message } => self.sent.push_back((to, message)),
                 Effect::AskEpoch(member) => self.epochs_asked.push(member),
+                Effect::Moved(report) => self.moved.push(report),
                 Effect::PrepareSegment(segment) => self.segments_wanted.push(segment),
                 Effect::Halt(why) => self.halted = Some(why),
             }

@@ -5,5 +5,7 @@
 
 mod alone;
 mod bench;
+mod net;
+mod repair;
 mod three;
 mod two;

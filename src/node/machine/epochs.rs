@@ -6,8 +6,8 @@ use crate::cluster::ring::Ring;
 use crate::node::effect::Effects;
 use crate::node::event::Opinion;
 use crate::replication::coordinator::Operation as Open;
-use crate::replication::messages::{AttemptId, Holding};
-use crate::types::{Hlc, MemberId, Now, Slot, Token};
+use crate::replication::messages::AttemptId;
+use crate::types::{Hlc, Now, Slot, Token};
 use alloc::sync::Arc;
 
 impl Machine {
@@ -18,6 +18,7 @@ impl Machine {
         }
         self.ring = ring;
         self.adopt_all();
+        self.step_moves(now, out);
         for attempt in self.coordinator.attempts() {
             self.reconfigure(now, attempt, out);
         }
@@ -30,13 +31,19 @@ impl Machine {
         let bound = Hlc::at_ms(self.hlc.last().ms() + HLC_BOUND_MS);
         let mut alone = true;
         for slot in Slot::of_core(self.config.core, self.config.cores) {
-            alone &= self.sets(slot).is_alone(member);
+            let sets = self.sets(slot);
+            alone &= sets.is_alone(member);
             let configuration = self.ring.configuration(slot);
             if configuration > self.configuration(slot) {
                 self.replica.adopt(slot, configuration, epoch, bound);
+                if !sets.contains(member) && self.replica.holds_any(slot) {
+                    self.replica.drop_slot(slot, epoch);
+                }
             }
         }
         self.replica.set_alone(alone);
+        self.begin_moves();
+        self.begin_exchanges(alone);
     }
 
     /// An operation goes on with the replicas that its slot has now, and counts from zero.
@@ -70,21 +77,14 @@ impl Machine {
     pub(super) fn opinion(&mut self, now: Now, opinion: Opinion, out: &mut Effects) {
         debug_assert!(opinion.suspects.is_sorted(), "they are searched");
         let before = core::mem::replace(&mut self.opinion, opinion);
-        let newly = self.opinion.suspects.clone();
-        for member in newly.into_iter().filter(|member| before.suspects.binary_search(member).is_err()) {
+        let suspects = self.opinion.suspects.clone();
+        for member in suspects.into_iter().filter(|member| before.suspects.binary_search(member).is_err()) {
             self.forwards_lost(now, member, out);
         }
-    }
-
-    /// What a replica holds of a slot that moves.
-    pub(super) fn survey_answered(
-        &mut self,
-        _now: Now,
-        _from: MemberId,
-        _slot: (Slot, u64),
-        _attempt: AttemptId,
-        _holding: Option<Holding>,
-        _out: &mut Effects,
-    ) {
+        for member in before.suspects {
+            if !self.is_suspected(member) {
+                self.compare_soon(now, member);
+            }
+        }
     }
 }

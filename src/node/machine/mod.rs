@@ -8,12 +8,19 @@
 //! the end of the write with [`Event::Written`].
 
 mod epochs;
+mod exchanges;
 mod forwards;
+mod moves;
 mod peers;
 mod reads;
+mod rounds;
 mod writes;
 
+use self::exchanges::Exchanges;
 use self::forwards::Route;
+pub use self::moves::MoveReport;
+use self::moves::Moves;
+use self::rounds::Rounds;
 use super::effect::{Effect, Effects};
 use super::event::{Event, Opinion};
 use super::scan;
@@ -79,6 +86,9 @@ pub struct Machine {
     opinion: Opinion,
     /// Not before this is a newer epoch asked for again.
     ask_epoch_at: Mono,
+    moves: Moves,
+    exchanges: Exchanges,
+    rounds: Rounds,
     /// Below which number each client waits for no answer, as far as the log does not say so yet.
     done: BTreeMap<u64, u64>,
     /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
@@ -118,6 +128,9 @@ impl Machine {
             own: VecDeque::new(),
             opinion: Opinion::default(),
             ask_epoch_at: Mono(0),
+            moves: Moves::default(),
+            exchanges: Exchanges::default(),
+            rounds: Rounds::default(),
             done: BTreeMap::new(),
             told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
@@ -129,6 +142,7 @@ impl Machine {
             ring,
         };
         machine.adopt_all();
+        machine.begin_rounds();
         machine
     }
 
@@ -201,7 +215,7 @@ impl Machine {
 
     /// Does anything wait for the log or for time to pass? Ticks must then come every 5 ms.
     pub fn is_busy(&self) -> bool {
-        !self.is_quiet() || self.replica.log().wants_tick()
+        !self.is_quiet() || self.replica.log().wants_tick() || self.is_moving() || self.is_exchanging()
     }
 
     /// Has everything that was taken on come to its end?
@@ -416,9 +430,12 @@ impl Machine {
             self.own_answer(now, Some(ticket), attempt, answer, out);
         }
         let (rounds, collected) = self.sweep.durable(&mut self.replica, durable);
-        self.stats.rounds += rounds;
+        self.stats.rounds += rounds.len() as u64;
         self.stats.collected += collected;
         out.release(durable);
+        for slot in rounds {
+            self.announce(slot, out);
+        }
     }
 
     /// What this core itself says to an operation counts once its ticket, if any, is durable.
@@ -452,6 +469,8 @@ impl Machine {
         for attempt in self.coordinator.due(now.mono) {
             self.look_again(now, attempt, out);
         }
+        self.step_moves(now, out);
+        self.step_exchanges(now, out);
         let clock_ms = self.clock.read(now);
         self.replica.shard_mut().identities_mut().expire(clock_ms, EXPIRED_IDENTITIES_PER_TICK);
         self.log_done();
@@ -461,7 +480,8 @@ impl Machine {
         if may_collect && self.replica.log().gathering_bytes() < limits.gathering_bytes_max / 2 {
             let at = self.hlc.peek(clock_ms);
             let ring = &self.ring;
-            self.sweep.step(&mut self.replica, now.mono, at, |slot| sets_of(ring, slot));
+            let found = self.sweep.step(&mut self.replica, now.mono, at, |slot| sets_of(ring, slot));
+            self.collect_dead(now, at, found, out);
         }
         self.replica.shard_mut().compact_step(64 << 10);
         self.replica.log_mut().tick();

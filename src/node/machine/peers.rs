@@ -6,7 +6,7 @@ use crate::node::scan;
 use crate::replication::ever_held::Ever;
 use crate::replication::forward::Requester;
 use crate::replication::messages::{
-    AttemptId, Found, Holding, Message, MessageBody, OwnedRecord, Replaced, Verdict,
+    AttemptId, Found, Holding, Message, MessageBody, News, OwnedRecord, Replaced, UNANSWERED, Verdict,
 };
 use crate::replication::replica::{Naming, Taken};
 use crate::storage::log::Ticket;
@@ -16,7 +16,6 @@ use crate::types::request::Request;
 use crate::types::{Body, MemberId, Now, Slot, Token, Version};
 use bytes::Bytes;
 use core::cmp::Ordering;
-use core::ops::ControlFlow;
 
 /// How often a newer epoch is asked for, milliseconds.
 const ASK_EPOCH_MS: u64 = 20;
@@ -48,6 +47,9 @@ impl Machine {
         if configuration > here {
             self.ask_epoch(now, from, out);
         }
+        if configuration == here {
+            self.take_news(now, slot, news);
+        }
         match body {
             MessageBody::Write { attempt, record, label, naming, previous, repair } => {
                 if !self.is_of(slot, &record.key) {
@@ -63,6 +65,9 @@ impl Machine {
                     // It is answered once this node has caught up, and it is asked again.
                     Ordering::Greater => return,
                 };
+                if attempt == UNANSWERED {
+                    return;
+                }
                 let label = self.label(slot).filter(|_| verdict == Verdict::Held);
                 let body = MessageBody::WriteAnswer { attempt, verdict, replaced, label };
                 self.answer(wait, from, slot, body, out);
@@ -78,6 +83,19 @@ impl Machine {
                     Ordering::Greater => return,
                 };
                 self.answer(wait, from, slot, MessageBody::ReadAnswer { attempt, found }, out);
+            }
+            MessageBody::Announce => {}
+            MessageBody::Collect { .. }
+            | MessageBody::Collected { .. }
+            | MessageBody::Compare { .. }
+            | MessageBody::Agree { .. }
+            | MessageBody::Parts { .. }
+            | MessageBody::Listing { .. }
+            | MessageBody::Want { .. } => {
+                // What is said under another configuration may be about a slot that is not this member's.
+                if configuration == here && self.sets(slot).contains(self.config.member) {
+                    self.exchange(now, (from, slot), (news, body), out);
+                }
             }
             MessageBody::Survey { attempt } => self.survey_asked(from, (slot, configuration), attempt, out),
             MessageBody::Forward { attempt, operation, level, identity, done_below, remaining_ms } => {
@@ -106,6 +124,42 @@ impl Machine {
             MessageBody::ForwardAnswer { attempt, reply } => {
                 self.forward_answered(now, from, attempt, reply, out);
             }
+        }
+    }
+
+    /// A step of anti-entropy or of collection with another replica of the slot.
+    fn exchange(
+        &mut self,
+        now: Now,
+        (from, slot): (MemberId, Slot),
+        (news, body): (News, MessageBody),
+        out: &mut Effects,
+    ) {
+        match body {
+            MessageBody::Collect { round, listed } => {
+                self.collect_asked(now, (from, slot), round, &listed, out)
+            }
+            MessageBody::Collected { round } => self.collect_confirmed(from, slot, round),
+            // Digests are compared at equal rounds only; whoever is behind has just taken the news, or is told it.
+            MessageBody::Compare { .. } if news.round != self.replica.shard().mark(slot).round => {
+                self.send(None, from, slot, MessageBody::Announce, out);
+            }
+            MessageBody::Compare { digest } => self.compared(now, from, slot, digest, out),
+            MessageBody::Agree { digest } => self.agreed(from, slot, digest),
+            MessageBody::Parts { range, digests } => self.parts_told(now, (from, slot), range, &digests, out),
+            MessageBody::Listing { range, entries } => {
+                self.listing_told(now, (from, slot), range, &entries, out);
+            }
+            MessageBody::Want { tokens } => self.wanted(now, (from, slot), &tokens),
+            MessageBody::Announce
+            | MessageBody::Write { .. }
+            | MessageBody::WriteAnswer { .. }
+            | MessageBody::Read { .. }
+            | MessageBody::ReadAnswer { .. }
+            | MessageBody::Survey { .. }
+            | MessageBody::SurveyAnswer { .. }
+            | MessageBody::Forward { .. }
+            | MessageBody::ForwardAnswer { .. } => unreachable!("these are no steps of an exchange"),
         }
     }
 
@@ -238,10 +292,8 @@ impl Machine {
     ) {
         let holding = match configuration.cmp(&self.configuration(slot)) {
             Ordering::Equal => {
-                let mark = self.replica.shard().mark(slot);
-                let (first, last) = ((slot.first_token(), None), slot.last_token());
-                let walked = self.replica.shard().table().walk(first, last, |_, _| ControlFlow::Break(()));
-                Some(Holding { digest: mark.digest, records: walked.is_break() })
+                let digest = self.replica.shard().mark(slot).digest;
+                Some(Holding { digest, records: self.replica.holds_any(slot) })
             }
             Ordering::Less => None,
             Ordering::Greater => return,

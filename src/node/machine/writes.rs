@@ -10,7 +10,7 @@ use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::replication::replica::{Naming, Taken};
 use crate::replication::write::{Evidence, Offer, WriteKind, WriteNext, WriteOperation};
 use crate::storage::log::{Durable, Ticket};
-use crate::storage::log_record::{Attempt, LogRecord};
+use crate::storage::log_record::{Attempt, LogRecord, Round};
 use crate::types::request::{Answer, Request, WriteAnswer};
 use crate::types::{Body, Failure, Hlc, MemberId, Now, Outcome, Reason, RecordRef, Token, Version};
 use alloc::boxed::Box;
@@ -188,7 +188,7 @@ impl Machine {
         operation.offer = offer.map(Box::new);
         let attempt = self.coordinator.open(now.mono, Open::Write(operation));
         if has_others {
-            self.offer(attempt, Some(ticket), out);
+            self.offer(attempt, Some(ticket), None, out);
         }
         self.own_answer(now, Some(ticket), attempt, OwnAnswer::Held(replaced), out);
     }
@@ -200,7 +200,7 @@ impl Machine {
     /// Sends a write's record to the replicas that have said nothing of it. A version above the durable bound leaves only
     /// with its own record, or with a bound that covers it: else a crash could let this core issue the same version again,
     /// for something else.
-    fn offer(&mut self, attempt: AttemptId, own: Option<Ticket>, out: &mut Effects) {
+    fn offer(&mut self, attempt: AttemptId, own: Option<Ticket>, label: Option<Round>, out: &mut Effects) {
         let Some(write) = self.coordinator.write_mut(attempt) else { return };
         let Some(Offer { record, naming, previous }) = write.offer.as_deref().cloned() else { return };
         let silent: Replicas = write.silent().collect();
@@ -212,21 +212,25 @@ impl Machine {
                 continue;
             }
             let record = record.clone();
-            let body = MessageBody::Write { attempt, record, label: None, naming, previous, repair: false };
+            let body = MessageBody::Write { attempt, record, label, naming, previous, repair: false };
             self.send(wait, member, slot, body, out);
         }
     }
 
+    /// The proof that no round covers a record: this core holds exactly it, durably, and owns its slot.
+    fn own_label(&self, record: &OwnedRecord) -> Option<Round> {
+        let token = Token::of(&record.key);
+        let (held, wait) = self.replica.read(token, &record.key);
+        let holds = held.is_some_and(|held| held.version == record.version) && wait.is_none();
+        self.label(token.slot()).filter(|_| holds)
+    }
+
     /// Asks the replicas that have not answered again: a message may have been lost.
     pub(super) fn offer_again(&mut self, attempt: AttemptId, out: &mut Effects) {
-        let own = self
-            .coordinator
-            .write_mut(attempt)
-            .and_then(|write| write.offer.as_ref())
-            .map(|offer| Token::of(&offer.record.key));
-        if let Some(token) = own {
-            self.offer(attempt, self.replica.wait_for(token), out);
-        }
+        let Some(write) = self.coordinator.write_mut(attempt) else { return };
+        let Some(record) = write.offer.as_ref().map(|offer| offer.record.clone()) else { return };
+        let own = self.replica.wait_for(Token::of(&record.key));
+        self.offer(attempt, own, self.own_label(&record), out);
     }
 
     /// This core's own copy is durable.
@@ -310,7 +314,7 @@ impl Machine {
                 Taken::Superseded(..) | Taken::BelowFloor | Taken::NoPlace => {}
             }
         }
-        self.offer(attempt, own.as_ref().map(|(ticket, _)| *ticket), out);
+        self.offer(attempt, own.as_ref().map(|(ticket, _)| *ticket), None, out);
         if let Some((ticket, replaced)) = own {
             self.own_answer(now, Some(ticket), attempt, OwnAnswer::Held(replaced), out);
         }
