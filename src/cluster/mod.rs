@@ -1,5 +1,7 @@
-//! Who belongs to the cluster and which of them own a slot: decided values, no opinions about who is alive.
+//! Who belongs to the cluster and which of them own a slot: decided values; and, apart from them, one node's opinion of
+//! who is alive.
 
 pub mod epoch;
+pub mod liveness;
 mod placement;
 pub mod ring;
