@@ -6,7 +6,7 @@ use crate::rounds::Spread;
 use crate::workload::keys::{KEY_BYTES_MIN, write_key};
 use bytes::Bytes;
 use prost::Message as _;
-use ringcore::cluster::epoch::{Epoch, Member};
+use ringcore::cluster::epoch::Epoch;
 use ringcore::cluster::ring::Ring;
 use ringcore::rpc::proto::v1;
 use ringcore::runtime::executor::{self, CoreContext};
@@ -77,7 +77,7 @@ fn calibrate(part: &mut Part) -> u64 {
 fn parts() -> Vec<Part> {
     let part = |name, run: Box<dyn FnMut(u64)>| Part { name, run };
     let mut clock = HlcClock::starting_after(Hlc::at_ms(1));
-    let ring = Ring::new(epoch(5));
+    let ring = Ring::new(Epoch::of_members(ClusterId::default(), 3, 5));
     let mut prng = Prng::new(3);
     let key = key(7);
     let put = put();
@@ -229,21 +229,6 @@ fn writes(records: u64) -> Box<dyn FnMut(u64)> {
             set(&mut table, *token, key, number);
         });
     })
-}
-
-fn epoch(members: u32) -> Epoch {
-    let member = |id| Member {
-        id: MemberId(id),
-        placement: id,
-        name: format!("n{id}"),
-        zone: String::new(),
-        weight_percent: 100,
-        client_address: String::new(),
-        peer_address: String::new(),
-        admin_address: String::new(),
-    };
-    let first = Epoch::bootstrap(ClusterId::default(), 3, member(1));
-    Epoch { members: (1..=members).map(member).collect(), next_member: members + 1, ..first }
 }
 
 /// Both ends of a pair of mailboxes on one executor: what the queues cost, without a wake-up between two cores.

@@ -199,16 +199,7 @@ mod tests {
     const SLOTS_U64: u64 = SLOTS as u64;
 
     fn member(id: u32, zone: &str, weight_percent: u32) -> Member {
-        Member {
-            id: MemberId(id),
-            placement: id,
-            name: alloc::format!("n{id}"),
-            zone: zone.into(),
-            weight_percent,
-            client_address: String::new(),
-            peer_address: String::new(),
-            admin_address: String::new(),
-        }
+        Member { zone: zone.into(), weight_percent, ..Member::new(MemberId(id), alloc::format!("n{id}")) }
     }
 
     /// Members of weight 100 % in `zones` zones by turns.

@@ -1,8 +1,9 @@
 //! The ring of an epoch: vnodes by token, and for each slot the members that hold it. An immutable value.
 
 use super::epoch::{Epoch, Member};
-use super::placement;
+use super::slots::Configuration;
 use crate::types::{MemberId, Slot, Token};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -18,15 +19,25 @@ pub struct Vnode {
     pub member: MemberId,
 }
 
-/// The ring of one epoch.
+/// The ring of one epoch. Looked into by every request: a slot's owners are found with two array reads.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    epoch: Epoch,
+    epoch: Arc<Epoch>,
+    hash: [u8; 16],
     vnodes: Vec<Vnode>,
-    /// `replicas_per_slot` for each slot, in preference order.
+    /// By slot.
+    places: Vec<Place>,
+    /// Base and target of every different configuration, one after the other.
     replicas: Vec<MemberId>,
-    replicas_per_slot: usize,
-    fingerprint: u32,
+}
+
+/// Where the replicas of a slot lie.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    c: u64,
+    start: u32,
+    base: u8,
+    target: u8,
 }
 
 /// The token of a member's vnode: xxh3-64 of (placement id, index), both u32 little-endian. Stable for ever.
@@ -39,13 +50,18 @@ pub fn vnode_token(placement: u32, index: u32) -> Token {
 
 impl Ring {
     /// The ring of an epoch: a pure function of its content.
-    pub fn new(epoch: Epoch) -> Ring {
-        let vnodes = vnodes_of(&epoch.members);
-        let replicas_per_slot = epoch.replicas_per_slot();
-        let replicas = placement::replicas(&epoch.members, &vnodes, replicas_per_slot);
-        let hash = epoch.hash();
-        let fingerprint = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
-        Ring { epoch, vnodes, replicas, replicas_per_slot, fingerprint }
+    pub fn new(epoch: impl Into<Arc<Epoch>>) -> Ring {
+        let epoch = epoch.into();
+        let mut replicas = Vec::new();
+        let mut place = |Configuration { base, target, c }: Configuration<'_>| {
+            let start = replicas.len() as u32;
+            replicas.extend_from_slice(base);
+            replicas.extend_from_slice(target);
+            Place { c, start, base: base.len() as u8, target: target.len() as u8 }
+        };
+        let distinct: Vec<Place> = epoch.slots.distinct().map(&mut place).collect();
+        let places = epoch.slots.indices().iter().map(|index| distinct[usize::from(*index)]).collect();
+        Ring { hash: epoch.hash(), vnodes: vnodes_of(&epoch.members), places, replicas, epoch }
     }
 
     /// The epoch that it was made from.
@@ -53,24 +69,34 @@ impl Ring {
         &self.epoch
     }
 
-    /// The replicas of a slot, in preference order.
+    /// The same, to be kept or sent.
+    pub fn shared_epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
+    /// The epoch's hash.
+    pub fn hash(&self) -> [u8; 16] {
+        self.hash
+    }
+
+    /// The replicas that own a slot, in preference order.
+    #[inline]
     pub fn replicas(&self, slot: Slot) -> &[MemberId] {
-        &self.replicas[usize::from(slot.0) * self.replicas_per_slot..][..self.replicas_per_slot]
+        let place = &self.places[usize::from(slot.0)];
+        &self.replicas[place.start as usize..][..usize::from(place.base)]
     }
 
-    /// Those that will own the slot; empty while it does not move.
-    pub fn target(&self, _slot: Slot) -> &[MemberId] {
-        &[]
+    /// The replicas that will own a slot, in preference order; empty while it does not move.
+    #[inline]
+    pub fn target(&self, slot: Slot) -> &[MemberId] {
+        let place = &self.places[usize::from(slot.0)];
+        &self.replicas[place.start as usize + usize::from(place.base)..][..usize::from(place.target)]
     }
 
-    /// The epoch that began the move under way; None if no slot moves.
-    pub fn moving_since(&self) -> Option<u64> {
-        None
-    }
-
-    /// Number of the last epoch that changed the slot's replicas.
-    pub fn configuration(&self, _slot: Slot) -> u64 {
-        1
+    /// Number of the last epoch that changed the slot's replicas: c, which every message about the slot carries.
+    #[inline]
+    pub fn configuration(&self, slot: Slot) -> u64 {
+        self.places[usize::from(slot.0)].c
     }
 
     /// All vnodes, by token.
@@ -80,7 +106,7 @@ impl Ring {
 
     /// Changes when the ring does: what clients compare theirs with.
     pub fn fingerprint(&self) -> u32 {
-        self.fingerprint
+        u32::from_le_bytes([self.hash[0], self.hash[1], self.hash[2], self.hash[3]])
     }
 }
 
@@ -101,22 +127,9 @@ mod tests {
     use super::*;
     use crate::types::ClusterId;
     use crate::types::SLOTS;
-    use alloc::string::String;
 
     fn epoch(members: u32) -> Epoch {
-        let member = |id: u32| Member {
-            id: MemberId(id),
-            placement: id,
-            name: alloc::format!("n{id}"),
-            zone: String::new(),
-            weight_percent: 100,
-            client_address: String::new(),
-            peer_address: String::new(),
-            admin_address: String::new(),
-        };
-        let mut epoch = Epoch::bootstrap(ClusterId([1; 16]), 3, member(1));
-        epoch.members = (1..=members).map(member).collect();
-        epoch
+        Epoch::of_members(ClusterId([1; 16]), 3, members)
     }
 
     #[test]
@@ -139,6 +152,25 @@ mod tests {
             let replicas = ring.replicas(Slot(slot));
             assert_eq!(replicas.len(), 3);
             assert!(replicas[0] != replicas[1] && replicas[1] != replicas[2] && replicas[0] != replicas[2]);
+        }
+    }
+
+    #[test]
+    fn moving_slot_shows_both_sets_and_its_mark() {
+        let mut epoch = epoch(3);
+        let target = [MemberId(3), MemberId(1)];
+        epoch.number = 2;
+        epoch.slots = epoch.slots.changed(|slot| match slot.base[0] {
+            MemberId(1) => Configuration { target: &target, c: 2, ..slot },
+            _ => slot,
+        });
+        assert_eq!(epoch.check(), Ok(()));
+        let ring = Ring::new(epoch.clone());
+        for (slot, held) in epoch.slots.iter() {
+            let shown = (ring.replicas(slot), ring.target(slot), ring.configuration(slot));
+            assert_eq!(shown, (held.base, held.target, held.c));
+            let moves = held.base[0] == MemberId(1);
+            assert_eq!((shown.1.len(), shown.2), if moves { (2, 2) } else { (0, 1) });
         }
     }
 

@@ -34,6 +34,9 @@ pub struct ReplicaSets {
 }
 
 impl Quorum {
+    /// Of no replicas: nothing is needed.
+    pub const NONE: Quorum = Quorum { write: 0, read: 0 };
+
     /// W = ⌊n/2⌋ + 1, R = n − W + 1: unless an epoch says otherwise.
     pub fn of(n: usize) -> Quorum {
         let write = n / 2 + 1;
@@ -48,10 +51,10 @@ impl Quorum {
 }
 
 impl ReplicaSets {
-    /// Of a slot that does not move.
+    /// Of a slot that does not move, with quorums that nobody chose.
     pub fn of(base: Replicas) -> ReplicaSets {
         let base_quorum = Quorum::of(base.len());
-        ReplicaSets { base, base_quorum, target: Replicas::new(), target_quorum: Quorum::of(0) }
+        ReplicaSets { base, base_quorum, target: Replicas::new(), target_quorum: Quorum::NONE }
     }
 
     /// Is this member the only replica of the slot, now and later?
@@ -148,7 +151,7 @@ mod tests {
     fn sets(prng: &mut Prng) -> ReplicaSets {
         let (base, target) = (draw(prng, 1), draw(prng, 0));
         let base_quorum = quorum(prng, base.len());
-        let target_quorum = if target.is_empty() { Quorum::of(0) } else { quorum(prng, target.len()) };
+        let target_quorum = if target.is_empty() { Quorum::NONE } else { quorum(prng, target.len()) };
         ReplicaSets { base: base.into(), base_quorum, target: target.into(), target_quorum }
     }
 

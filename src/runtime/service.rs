@@ -15,7 +15,7 @@ use super::snapshots::Snapshots;
 use super::sockets::Sockets;
 use super::tick::Ticker;
 use crate::admin;
-use crate::cluster::epoch::{Epoch, EpochError, Member};
+use crate::cluster::epoch::{self, Epoch, EpochError, Member};
 use crate::cluster::ring::Ring;
 use crate::node::event::Event;
 use crate::node::image::Host;
@@ -209,14 +209,11 @@ fn epoch_of(control: &[u8]) -> Option<Result<Epoch, EpochError>> {
 fn founding_epoch(plan: &Plan) -> Epoch {
     let [client_address, peer_address, admin_address] = plan.config.advertise.clone();
     let first = Member {
-        id: plan.node.member,
-        placement: plan.node.member.0,
-        name: plan.node.name.clone(),
         zone: plan.config.zone.clone(),
-        weight_percent: 100,
         client_address,
         peer_address,
         admin_address,
+        ..Member::new(plan.node.member, plan.node.name.clone())
     };
     Epoch::bootstrap(plan.node.cluster, plan.config.replication, first)
 }
@@ -320,10 +317,12 @@ fn view(plan: &Plan, ring: &Ring) -> View {
         epoch.members.iter().map(|member| member_view(plan, ring, member)).collect();
     let index =
         |id: &MemberId| members.iter().position(|member| member.id == *id).expect("replicas are members");
+    // While slots move to a greater N some have more replicas than others: those that all have, in preference order.
+    let replication = epoch.slots.distinct().map(|slot| slot.base.len()).min().unwrap_or(0);
     let slots = (0..SLOTS as u16).map(Slot);
     let slot_replicas =
-        slots.flat_map(|slot| ring.replicas(slot).iter().map(|id| index(id) as u16)).collect();
-    let hash = epoch.hash();
+        slots.flat_map(|slot| ring.replicas(slot)[..replication].iter().map(|id| index(id) as u16)).collect();
+    let hash = ring.hash();
     View {
         phase: Phase::Starting,
         cluster: epoch.cluster,
@@ -332,7 +331,7 @@ fn view(plan: &Plan, ring: &Ring) -> View {
         ring: ring.fingerprint().max(1),
         updated_at_ms: clock::now().wall_ms,
         replication_target: u32::from(epoch.replication),
-        replication: epoch.replicas_per_slot() as u32,
+        replication: replication as u32,
         own: index(&plan.node.member),
         members,
         slot_replicas,
@@ -351,7 +350,10 @@ fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
         core_addresses: Vec::new(),
         zone: member.zone.clone(),
         weight_percent: member.weight_percent,
-        state: MemberState::Normal,
+        state: match member.state {
+            epoch::MemberState::Joining => MemberState::Joining,
+            epoch::MemberState::Normal => MemberState::Normal,
+        },
         liveness: Liveness::Alive,
         cores: plan.cores,
         placement: MemberId(member.placement),

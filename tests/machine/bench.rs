@@ -1,7 +1,7 @@
 //! A machine on a fresh log, and what it has asked for.
 
 use bytes::Bytes;
-use ringcore::cluster::epoch::{Epoch, Member};
+use ringcore::cluster::epoch::Epoch;
 use ringcore::cluster::ring::Ring;
 use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
@@ -62,24 +62,8 @@ pub(crate) struct Bench {
     pub(crate) logged: Vec<u8>,
 }
 
-fn member(id: u32) -> Member {
-    Member {
-        id: MemberId(id),
-        placement: id,
-        name: format!("n{id}"),
-        zone: String::new(),
-        weight_percent: 100,
-        client_address: String::new(),
-        peer_address: String::new(),
-        admin_address: String::new(),
-    }
-}
-
 fn ring(members: u32) -> Arc<Ring> {
-    let mut epoch = Epoch::bootstrap(ClusterId([9; 16]), members.min(3) as u8, member(1));
-    epoch.members = (1..=members).map(member).collect();
-    epoch.next_member = members + 1;
-    Arc::new(Ring::new(epoch))
+    Arc::new(Ring::new(Epoch::of_members(ClusterId([9; 16]), members.min(3) as u8, members)))
 }
 
 fn empty_log(setup: &Setup, member: MemberId) -> Log {

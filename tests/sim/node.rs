@@ -4,7 +4,7 @@
 //! Its tasks are polled in a fixed order, so a seed gives one run.
 
 use crate::disk::{SimDisk, block_on};
-use ringcore::cluster::epoch::{Epoch, Member};
+use ringcore::cluster::epoch::Epoch;
 use ringcore::cluster::ring::Ring;
 use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
@@ -116,7 +116,7 @@ async fn open_node(
         halted: Rc::default(),
         read: (0, 0),
     };
-    let ring = Arc::new(Ring::new(Epoch::bootstrap(node.cluster, 3, member())));
+    let ring = Arc::new(Ring::new(Epoch::of_members(node.cluster, 3, 1)));
     for core in (0..cores).map(CoreId) {
         open_one(disk, &node, core, shape, &options, &ring, &mut sim).await?;
     }
@@ -133,19 +133,6 @@ async fn open_node(
         sim.tasks.borrow_mut().push(Box::pin(drop_sources(disk.clone(), node, sim.cores.clone())));
     }
     Ok(sim)
-}
-
-fn member() -> Member {
-    Member {
-        id: MemberId::FIRST,
-        placement: 1,
-        name: "n1".into(),
-        zone: String::new(),
-        weight_percent: 100,
-        client_address: String::new(),
-        peer_address: String::new(),
-        admin_address: String::new(),
-    }
 }
 
 async fn open_one(

@@ -30,7 +30,7 @@ use crate::cluster::ring::Ring;
 use crate::replication::coordinator::{Coordinator, Operation as Open};
 use crate::replication::forward::Requester;
 use crate::replication::messages::{AttemptId, Message, MessageBody, News, OwnedRecord, Replaced};
-use crate::replication::quorum::ReplicaSets;
+use crate::replication::quorum::{Quorum, ReplicaSets};
 use crate::replication::replica::Replica;
 use crate::storage::log::{BatchPlan, Log, Ticket};
 use crate::storage::log_record::{ControlKind, LogRecord, Round};
@@ -534,7 +534,14 @@ impl Machine {
 }
 
 fn sets_of(ring: &Ring, slot: Slot) -> ReplicaSets {
-    ReplicaSets::of(ring.replicas(slot).into())
+    let (epoch, base, target) = (ring.epoch(), ring.replicas(slot), ring.target(slot));
+    let quorum = |n| Quorum { write: epoch.write_quorum(n), read: epoch.read_quorum(n) };
+    ReplicaSets {
+        base: base.into(),
+        base_quorum: quorum(base.len()),
+        target: target.into(),
+        target_quorum: if target.is_empty() { Quorum::NONE } else { quorum(target.len()) },
+    }
 }
 
 fn no_place() -> Failure {

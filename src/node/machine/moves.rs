@@ -49,7 +49,7 @@ pub struct MoveReport {
 impl Machine {
     /// A newer epoch is in force: takes up the slots that move here.
     pub(super) fn begin_moves(&mut self) {
-        let Some(epoch) = self.ring.moving_since() else {
+        let Some(epoch) = self.ring.epoch().slots.moving_since() else {
             self.moves = Moves::default();
             return;
         };
