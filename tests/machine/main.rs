@@ -5,6 +5,7 @@
 
 mod alone;
 mod bench;
+mod moves;
 mod net;
 mod repair;
 mod three;

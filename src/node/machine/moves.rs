@@ -1,11 +1,12 @@
 //! This core's part in a move of slots (`PROTOCOL.md` §2): it asks those that own a slot what they hold, under the new
-//! configuration, and confirms the slot once it holds as much. Slots that hold records are not moved by this version: the
-//! move is refused when one turns out to hold some that this core lacks.
+//! configuration, takes over their floor, and confirms the slot once it holds as much as they. What was written while the
+//! change was decided comes by anti-entropy; a slot that goes on to differ refuses the move. Whether a change may be begun
+//! that moves slots with data is decided elsewhere.
 
 use super::Machine;
 use crate::node::effect::{Effect, Effects};
 use crate::replication::messages::{AttemptId, Holding, MessageBody};
-use crate::replication::quorum::Replicas;
+use crate::replication::quorum::{ReplicaSets, Replicas};
 use crate::types::{MemberId, Mono, Now, Slot};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -15,7 +16,7 @@ const ASKED_MAX: usize = 512;
 /// Until who has not answered is asked again, milliseconds.
 const ASK_AGAIN_MS: u64 = 250;
 /// How often a slot's replicas may hold what this core lacks before the move is refused: writes under way arrive here too.
-const TRIES_MAX: u32 = 8;
+const TRIES_MAX: u32 = 40;
 
 /// The move that this core takes part in, if there is one.
 #[derive(Debug, Default)]
@@ -30,7 +31,9 @@ pub(super) struct Moves {
 
 #[derive(Debug, Default)]
 struct Moving {
-    /// Owners that hold nothing that this core lacks.
+    /// Owners that have answered, and whose floor was taken over.
+    told: Replicas,
+    /// Those of them that hold nothing that this core lacks.
     agreed: Replicas,
     tries: u32,
     /// None = not asked yet.
@@ -121,6 +124,9 @@ impl Machine {
         let (Some(holding), true) = (holding, current) else { return };
         let (base, own) = (self.sets(slot).base, self.replica.shard().mark(slot).digest);
         let Some(moving) = self.moves.waiting.get_mut(&slot).filter(|_| base.contains(&from)) else { return };
+        if !moving.told.contains(&from) {
+            moving.told.push(from);
+        }
         if !holding.records || holding.digest == own {
             if !moving.agreed.contains(&from) {
                 moving.agreed.push(from);
@@ -142,6 +148,14 @@ impl Machine {
         if self.moves.waiting.get(&slot).is_some_and(|moving| moving.agreed.len() >= enough) {
             self.moves.waiting.remove(&slot);
         }
+    }
+
+    /// May this core take records of the slot? Not before it has the floor of as many owners as meet every round: what was
+    /// collected must not come in through a new replica.
+    pub(super) fn has_floor(&self, slot: Slot, sets: &ReplicaSets) -> bool {
+        let Some(moving) = self.moves.waiting.get(&slot) else { return true };
+        sets.base.contains(&self.config.member)
+            || moving.told.len() > sets.base.len() - sets.base_quorum.write
     }
 
     fn tell_moves(&mut self, refused: Option<Slot>, out: &mut Effects) {

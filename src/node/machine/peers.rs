@@ -205,8 +205,12 @@ impl Machine {
     ) -> (Option<Ticket>, Verdict, Replaced) {
         let Offered { record, label, naming, previous, repair } = offered;
         let refuse = |verdict| (None, verdict, Replaced::default());
-        if !self.sets(slot).contains(self.config.member) {
+        let sets = self.sets(slot);
+        if !sets.contains(self.config.member) {
             self.stats.peer_refusals += 1;
+            return refuse(Verdict::NoRoom);
+        }
+        if !self.has_floor(slot, &sets) {
             return refuse(Verdict::NoRoom);
         }
         let ahead = match repair {
