@@ -113,7 +113,6 @@ impl Machine {
     /// An owner says what it holds of a slot.
     pub(super) fn survey_answered(
         &mut self,
-        now: Now,
         from: MemberId,
         (slot, configuration): (Slot, u64),
         attempt: AttemptId,
@@ -138,7 +137,9 @@ impl Machine {
                 self.tell_moves(Some(slot), out);
             }
         }
-        self.step_moves(now, out);
+        if self.moves.waiting.is_empty() {
+            self.tell_moves(None, out);
+        }
     }
 
     /// As many owners as meet every write quorum hold nothing that this core lacks: the slot is confirmed.

@@ -119,7 +119,7 @@ impl Machine {
             }
             MessageBody::SurveyAnswer { attempt, holding } => {
                 self.heed(now, from, holding.is_none(), out);
-                self.survey_answered(now, from, (slot, configuration), attempt, holding, out);
+                self.survey_answered(from, (slot, configuration), attempt, holding, out);
             }
             MessageBody::ForwardAnswer { attempt, reply } => {
                 self.forward_answered(now, from, attempt, reply, out);
