@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK                      locked by the running process (the shell's business)
 //! NODE                      whose directory this is, how often it was started, which layouts are in force
+//! JOIN                      of a node that joined a cluster: see `join_file`
 //! layout-0001/core-003/     one core of a layout with a number of cores
 //!     MANIFEST              which of the files below count
 //!     wal-0007              a log segment
@@ -20,6 +21,7 @@
 //! of layouts 2, then for each layout: number 4, cores 2, sealed 1.
 
 use super::disk::{Disk, DiskError, DiskErrorKind};
+use super::join_file::JOIN_FILE;
 use super::manifest::{self, Manifest};
 use super::owner::Owner;
 use super::part::PartIndex;
@@ -243,9 +245,11 @@ pub async fn find<D: Disk>(disk: &D) -> Result<Option<NodeFile>, DataDirError> {
         Err(FileError::Missing { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    // Before NODE is there, nothing else is made: see `create`.
-    let temporary = format!("{NODE_FILE}{TEMPORARY_SUFFIX}");
-    let ours = |name: &str| name == LOCK_FILE || name == LOST_AND_FOUND || name == temporary;
+    // Before NODE is there, nothing else is made but what a node on its way into a cluster keeps: see `create`.
+    let base = |name: &str| name.strip_suffix(TEMPORARY_SUFFIX).map_or(name.to_owned(), ToOwned::to_owned);
+    let ours = |name: &str| {
+        name == LOCK_FILE || name == LOST_AND_FOUND || [NODE_FILE, JOIN_FILE].contains(&&*base(name))
+    };
     match disk.list("").await?.into_iter().find(|name| !ours(name)) {
         Some(name) => Err(DataDirError::NotOurs { name }),
         None => Ok(None),

@@ -8,6 +8,7 @@ pub mod disk;
 mod fetch;
 pub mod identity;
 pub mod image;
+pub mod join_file;
 pub mod log;
 pub mod log_record;
 pub mod lsn;
