@@ -33,7 +33,7 @@ pub enum Expiry {
 }
 
 /// What is asked for. Keys and values are the user's bytes, unchecked: the machine checks them against the limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Read one key.
     Read {
@@ -74,7 +74,7 @@ pub enum Operation {
 }
 
 /// One core's share of a page.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScanRange {
     /// First token, inclusive.
     pub first: Token,
@@ -95,7 +95,7 @@ pub struct ScanRange {
 }
 
 /// An operation with all that travels with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     /// What is asked for.
     pub operation: Operation,
