@@ -21,8 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     use prost::Message as _;
-    let files =
-        ["kvstore.proto", "ringcore/v1/kv.proto", "ringcore/v1/cluster.proto", "ringcore/v1/admin.proto"];
+    let files = [
+        "kvstore.proto",
+        "ringcore/v1/kv.proto",
+        "ringcore/v1/cluster.proto",
+        "ringcore/v1/admin.proto",
+        "ringcore/peer/v1/peer.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     let mut bare = descriptors.clone();
     for file in &mut bare.file {
@@ -34,6 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for message in REQUESTS {
         builder = builder.bytes(format!(".ringcore.v1.{message}"));
     }
+    // Between nodes both ways: records are passed on as they came.
+    builder = builder.bytes(".ringcore.peer.v1");
     builder
         .build_transport(false)
         .build_server(false) // the server's router needs no Send futures: it is written by hand

@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replication", &["types", "storage", "cluster"]),
     ("node", &["types", "storage", "cluster", "replication"]),
     ("runtime", &["types", "storage", "cluster", "replication", "node", "rpc", "admin"]),
-    ("rpc", &["types", "cluster"]),
+    ("rpc", &["types", "storage", "cluster", "replication"]),
     ("admin", &["types", "rpc"]),
     ("client", &["types", "cluster", "rpc"]),
     ("program", &["types", "storage", "cluster", "node", "runtime", "rpc", "client"]),

@@ -5,6 +5,7 @@ use crate::plain;
 use bytes::Bytes;
 use ringcore::rpc::backend::{Backend, Liveness, MemberState, MemberView, NodeStatus, Phase, Setting, View};
 use ringcore::rpc::io;
+use ringcore::rpc::peer::{Frame, Hello, Welcome};
 use ringcore::rpc::server::{Port, Server, Settings};
 use ringcore::rpc::stats::Counters;
 use ringcore::runtime::acceptor::{self, Acceptor, Intake, Listener, Place};
@@ -13,7 +14,7 @@ use ringcore::runtime::cpus::{Available, CoresWanted};
 use ringcore::runtime::executor::{self, CoreContext, Queues};
 use ringcore::runtime::tick::{Sleep, Ticker};
 use ringcore::types::request::{Answer, Operation, ReadAnswer, Reply, Request, WriteAnswer};
-use ringcore::types::{ClusterId, CoreId, Hlc, Limits, MemberId, Mono, Now, Version};
+use ringcore::types::{ClusterId, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Version};
 use std::error::Error;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
@@ -120,6 +121,14 @@ impl Backend for Empty {
 
     fn submit_to(&self, _: CoreId, request: Request) -> Ready<Reply> {
         self.submit(request)
+    }
+
+    fn peer_hello(&self, hello: Hello) -> Result<Welcome, Failure> {
+        hello.admit(&self.0.view)
+    }
+
+    fn peer_frame(&self, _: MemberId, _: Frame) -> Result<(), Frame> {
+        Ok(())
     }
 
     fn core(&self) -> CoreId {

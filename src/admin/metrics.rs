@@ -21,6 +21,7 @@ pub(super) fn text(view: &View, status: &NodeStatus, counters: &[Counters]) -> S
     node(&mut page, view, status);
     requests(&mut page, counters);
     connections(&mut page, counters);
+    links(&mut page, counters);
     cores(&mut page, &status.cores);
     page.0
 }
@@ -100,8 +101,9 @@ fn histogram(page: &mut Metrics, operation: &str, cores: &[&Latencies]) {
     page.sample("request_duration_seconds_count", &[("op", operation)], total);
 }
 
+type Of = fn(&Counters) -> u64;
+
 fn connections(page: &mut Metrics, counters: &[Counters]) {
-    type Of = fn(&Counters) -> u64;
     let families: [(&str, &str, &str, Of); 5] = [
         ("connections", "gauge", "gRPC connections open.", |core| core.connections.get()),
         ("connections_total", "counter", "gRPC connections accepted.", |core| {
@@ -118,6 +120,39 @@ fn connections(page: &mut Metrics, counters: &[Counters]) {
         }),
         ("bytes_in_flight", "gauge", "Bytes of requests and answers held.", |core| {
             core.bytes_in_flight.get()
+        }),
+    ];
+    for (name, kind, help, of) in families {
+        page.per_core(name, kind, help, counters, of);
+    }
+}
+
+fn links(page: &mut Metrics, counters: &[Counters]) {
+    let families: [(&str, &str, &str, Of); 9] = [
+        ("links_up", "gauge", "Links to other nodes that are up.", |core| core.links_up.get()),
+        ("link_frames_sent_total", "counter", "Frames sent to other nodes.", |core| {
+            core.link_frames_sent.get()
+        }),
+        ("link_frames_received_total", "counter", "Frames received from other nodes.", |core| {
+            core.link_frames_received.get()
+        }),
+        ("link_bytes_sent_total", "counter", "Bytes of frames sent to other nodes.", |core| {
+            core.link_bytes_sent.get()
+        }),
+        ("link_bytes_received_total", "counter", "Bytes of frames received from other nodes.", |core| {
+            core.link_bytes_received.get()
+        }),
+        ("link_frames_dropped_total", "counter", "Frames dropped before they were sent.", |core| {
+            core.link_frames_dropped.get()
+        }),
+        ("link_reconnects_total", "counter", "Attempts to bring a link up again.", |core| {
+            core.link_reconnects.get()
+        }),
+        ("link_hellos_refused_total", "counter", "Links of others that were turned away.", |core| {
+            core.link_hellos_refused.get()
+        }),
+        ("link_requests_malformed_total", "counter", "Malformed requests on links of others.", |core| {
+            core.link_requests_malformed.get()
         }),
     ];
     for (name, kind, help, of) in families {

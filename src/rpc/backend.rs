@@ -1,8 +1,9 @@
 //! What the gRPC layer needs of the node that it runs on, and what it is shown of it. Names no wire format: the owner of
 //! a [`Backend`] need not know gRPC, and a test can be one.
 
+use super::peer::{Frame, Hello, Welcome};
 use crate::types::request::{Reply, Request};
-use crate::types::{ClusterId, CoreId, Limits, MemberId, Mono, Now, Slot, Token};
+use crate::types::{ClusterId, CoreId, Failure, Limits, MemberId, Mono, Now, Slot, Token};
 use std::future::Future;
 use std::rc::Rc;
 
@@ -56,6 +57,14 @@ pub trait Backend: Clone + 'static {
 
     /// Runs a task on this core; it ends with its future, or with the core.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Another node wants to talk to this one. A refusal has changed nothing.
+    fn peer_hello(&self, hello: Hello) -> Result<Welcome, Failure>;
+
+    /// A member says something, to be handed to the core that it concerns. It comes back if that core's mailbox is full:
+    /// to be offered again later, before anything else from the same link.
+    #[allow(clippy::result_large_err, reason = "it comes back as it was given, and rarely")]
+    fn peer_frame(&self, from: MemberId, frame: Frame) -> Result<(), Frame>;
 
     /// The limits in force.
     fn limits(&self) -> &Limits;

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tonic::Code;
 
 /// Bytes before each message: a flag and the length, u32 big-endian.
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// Advice to who met a spent budget: by then most of what was in flight is answered.
 const RETRY_AFTER_MS: u32 = 100;
@@ -28,6 +28,8 @@ pub(crate) struct Messages<T> {
     /// The charge for both.
     held: Held,
     message_bytes_max: usize,
+    /// Nothing is refused because the budget is spent.
+    overdraws: bool,
     ended: bool,
     /// What may turn out to be the only message.
     first: Option<Received>,
@@ -56,9 +58,16 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
             chunk: Bytes::new(),
             held,
             message_bytes_max,
+            overdraws: false,
             ended: false,
             first: None,
         }
+    }
+
+    /// Takes from the budget even when it is spent, so that others are refused first: for links, without which the cluster
+    /// fails, and whose own bound is one request each.
+    pub(crate) fn overdrawing(self) -> Messages<T> {
+        Messages { overdraws: true, ..self }
     }
 
     /// The next message; None when the client has sent all. A refusal is final.
@@ -112,7 +121,9 @@ impl<T: Body<Data = Bytes> + Unpin> Messages<T> {
             self.ended = true; // trailers: nothing in them concerns a server
             return Poll::Ready(Ok(()));
         };
-        if !self.held.grow(data.len()) {
+        if self.overdraws {
+            self.held.grow_over(data.len());
+        } else if !self.held.grow(data.len()) {
             return Poll::Ready(Err(overloaded().into()));
         }
         self.gathered.extend_from_slice(&self.chunk);

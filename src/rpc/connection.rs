@@ -12,6 +12,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -22,8 +23,11 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes that a connection may send before we take them, at least. h2 takes many unread tiny frames for an attack and
 /// allows half the window's worth: so also at least 512 a stream.
 const CONNECTION_WINDOW_BYTES_MIN: u32 = 4 << 20;
+/// The same between nodes: a link whose frames wait for their core may be sent its stream's window full of the shortest
+/// requests, about 24 bytes each, without being taken for an attack.
+const PEER_WINDOW_BYTES: u32 = 24 << 20;
 /// Longer frames only let one stream hold up the others.
-const FRAME_BYTES_MAX: u32 = 64 << 10;
+pub(crate) const FRAME_BYTES_MAX: u32 = 64 << 10;
 /// Of a call's headers, uncompressed.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 /// Of one stream, buffered by h2.
@@ -40,9 +44,13 @@ pub(crate) struct State {
     pub(crate) share: Rc<Share>,
     /// Calls in progress, streams included.
     calls: Cell<usize>,
+    /// Links among them.
+    links: Cell<usize>,
     /// When a call last began or ended.
     active_at: Cell<Mono>,
     seen: Rc<Seen>,
+    /// Who is at the other end, where that is known.
+    pub(crate) remote: Option<SocketAddr>,
 }
 
 impl State {
@@ -59,14 +67,42 @@ impl State {
     }
 }
 
+/// A link on its connection: such connections end last.
+pub(crate) struct Linked<B: Backend> {
+    server: Rc<Server<B>>,
+    connection: Rc<State>,
+}
+
+impl<B: Backend> Linked<B> {
+    pub(crate) fn new(server: &Rc<Server<B>>, connection: &Rc<State>) -> Linked<B> {
+        connection.links.set(connection.links.get() + 1);
+        if connection.links.get() == 1 {
+            server.count_linked(true);
+        }
+        Linked { server: Rc::clone(server), connection: Rc::clone(connection) }
+    }
+}
+
+impl<B: Backend> Drop for Linked<B> {
+    fn drop(&mut self) {
+        let links = &self.connection.links;
+        links.set(links.get() - 1);
+        if links.get() == 0 {
+            self.server.count_linked(false);
+        }
+    }
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, transport: T, port: Port) {
     let backend = &server.backend;
     let state = Rc::new(State {
         share: server.budget.share(),
         calls: Cell::new(0),
+        links: Cell::new(0),
         active_at: Cell::new(backend.mono()),
         seen: Rc::default(),
+        remote: transport.remote(),
     });
     let bytes_per_poll = server.settings.bytes_per_poll;
     let io =
@@ -75,7 +111,7 @@ pub(crate) async fn serve<B: Backend, T: Transport>(server: &Rc<Server<B>>, tran
         let (server, state) = (Rc::clone(server), Rc::clone(&state));
         service_fn(move |request| router::route(&server, &state, port, request))
     };
-    let mut connection = pin!(builder(server).serve_connection(io, service));
+    let mut connection = pin!(builder(server, port).serve_connection(io, service));
     let mut guard = Guard::new(server, &state);
     let mut sleep = pin!(backend.sleep_until(guard.next));
     let mut stopping = server.stopping.wait();
@@ -127,8 +163,12 @@ enum End {
     Broken(#[allow(dead_code, reason = "for the trace")] hyper::Error),
 }
 
-fn builder<B: Backend>(server: &Server<B>) -> Builder<Calls<B>> {
+fn builder<B: Backend>(server: &Server<B>, port: Port) -> Builder<Calls<B>> {
     let settings = &server.settings;
+    let window_bytes_min = match port {
+        Port::Client => CONNECTION_WINDOW_BYTES_MIN,
+        Port::Peer => PEER_WINDOW_BYTES,
+    };
     let mut builder = Builder::new(Calls(server.backend.clone()));
     builder
         .timer(Timer::new(server.backend.clone()))
@@ -137,9 +177,7 @@ fn builder<B: Backend>(server: &Server<B>) -> Builder<Calls<B>> {
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .adaptive_window(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(
-            CONNECTION_WINDOW_BYTES_MIN.max(settings.streams_max.saturating_mul(512)),
-        )
+        .initial_connection_window_size(window_bytes_min.max(settings.streams_max.saturating_mul(512)))
         .max_frame_size(FRAME_BYTES_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)

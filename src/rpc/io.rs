@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,11 @@ pub trait Transport: Unpin + 'static {
 
     /// Ends sending.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Who is at the other end, where that is known.
+    fn remote(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// Where a core's connections read to, one at a time: hyper's buffer is not initialised memory, and copying what came

@@ -38,6 +38,8 @@ pub mod io;
 #[cfg(feature = "server")]
 mod kv;
 #[cfg(feature = "server")]
+pub mod peer;
+#[cfg(feature = "server")]
 mod pipeline;
 #[cfg(feature = "server")]
 mod reflection;

@@ -17,5 +17,10 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/ringcore.v1.rs"));
 }
 
+/// Between nodes: `proto/ringcore/peer/v1`.
+pub mod peer {
+    include!(concat!(env!("OUT_DIR"), "/ringcore.peer.v1.rs"));
+}
+
 /// The descriptors of every file of `proto/`, a serialised FileDescriptorSet, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

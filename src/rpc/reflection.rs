@@ -22,17 +22,22 @@ use tonic_reflection::pb::v1 as pb;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-/// Every service, and whether the peer port has it too.
-pub(crate) const SERVICES: [(&str, bool); 8] = [
-    ("KVStore", false),
-    ("NodeInternal", true),
-    ("grpc.health.v1.Health", true),
-    ("grpc.reflection.v1.ServerReflection", true),
-    ("grpc.reflection.v1alpha.ServerReflection", true),
-    ("ringcore.v1.Admin", false),
-    ("ringcore.v1.Cluster", false),
-    ("ringcore.v1.KV", false),
+/// Every service, and whether each port has it.
+pub(crate) const SERVICES: [(&str, [bool; 2]); 9] = [
+    ("KVStore", CLIENTS),
+    ("NodeInternal", BOTH),
+    ("grpc.health.v1.Health", BOTH),
+    ("grpc.reflection.v1.ServerReflection", BOTH),
+    ("grpc.reflection.v1alpha.ServerReflection", BOTH),
+    ("ringcore.peer.v1.Peer", PEERS),
+    ("ringcore.v1.Admin", CLIENTS),
+    ("ringcore.v1.Cluster", CLIENTS),
+    ("ringcore.v1.KV", CLIENTS),
 ];
+/// By [`Port`].
+const CLIENTS: [bool; 2] = [true, false];
+const PEERS: [bool; 2] = [false, true];
+const BOTH: [bool; 2] = [true, true];
 
 /// The files, found by name and by symbol.
 #[derive(Clone)]
@@ -73,7 +78,7 @@ impl Index {
     fn answer(&self, port: Port, request: &MessageRequest) -> MessageResponse {
         match request {
             MessageRequest::ListServices(_) => {
-                let services = SERVICES.iter().filter(|(_, peer)| *peer || port == Port::Client);
+                let services = SERVICES.iter().filter(|(_, ports)| ports[port as usize]);
                 let service = services.map(|(name, _)| pb::ServiceResponse { name: (*name).to_owned() });
                 MessageResponse::ListServicesResponse(pb::ListServiceResponse { service: service.collect() })
             }

@@ -6,7 +6,7 @@ use super::call::{self, Call, Refusal};
 use super::connection::State;
 use super::server::{Port, Server};
 use super::stats::Operation;
-use super::{admin, batch, cluster, health, kv, pipeline, reflection, scan, seed, sync_keys};
+use super::{admin, batch, cluster, health, kv, peer, pipeline, reflection, scan, seed, sync_keys};
 use crate::types::{Failure, Reason};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -40,6 +40,7 @@ pub(crate) enum Method {
     HealthCheck,
     HealthWatch,
     Reflection,
+    Link,
     /// Named in a proto file, or not at all.
     Unknown,
 }
@@ -69,6 +70,7 @@ impl Method {
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Method::Reflection,
+            "/ringcore.peer.v1.Peer/Link" => Method::Link,
             _ => Method::Unknown,
         }
     }
@@ -110,6 +112,7 @@ impl Method {
             | Method::HealthCheck
             | Method::HealthWatch
             | Method::Reflection
+            | Method::Link
             | Method::Unknown => false,
         }
     }
@@ -126,6 +129,7 @@ impl Method {
             Method::Scan => Operation::Scan,
             Method::Replicate => Operation::Replicate,
             Method::SyncKeys => Operation::SyncKeys,
+            Method::Link => Operation::Link,
             Method::Heartbeat
             | Method::GetRingState
             | Method::GetRing
@@ -143,7 +147,7 @@ impl Method {
     fn served_on(self, port: Port) -> Result<(), Misplaced> {
         match (self, port) {
             (Method::Unknown, _) => Err(Misplaced::Nowhere),
-            (Method::Replicate | Method::SyncKeys, Port::Client) => Err(Misplaced::PeerPort),
+            (Method::Replicate | Method::SyncKeys | Method::Link, Port::Client) => Err(Misplaced::PeerPort),
             (
                 Method::Replicate
                 | Method::SyncKeys
@@ -151,7 +155,8 @@ impl Method {
                 | Method::GetRingState
                 | Method::HealthCheck
                 | Method::HealthWatch
-                | Method::Reflection,
+                | Method::Reflection
+                | Method::Link,
                 Port::Peer,
             )
             | (_, Port::Client) => Ok(()),
@@ -253,6 +258,7 @@ async fn dispatch<B: Backend>(
         Method::HealthCheck => Box::pin(call.unary(body, &[], health::check)).await,
         Method::HealthWatch => Box::pin(health::watch(call, body)).await,
         Method::Reflection => reflection::serve(call, body, port),
+        Method::Link => peer::serve(call, body),
         Method::Unknown => unreachable!("refused before"),
     })
 }
@@ -284,7 +290,12 @@ mod tests {
         for path in ["/ringcore.v1.KV/Get", "/KVStore/Put", "/ringcore.v1.Admin/GetConfig", "/x", ""] {
             assert!(Method::of_path(path).served_on(Port::Peer).is_err(), "{path}");
         }
-        for path in ["/NodeInternal/Replicate", "/NodeInternal/SyncKeys", "/NodeInternal/Heartbeat"] {
+        for path in [
+            "/NodeInternal/Replicate",
+            "/NodeInternal/SyncKeys",
+            "/NodeInternal/Heartbeat",
+            "/ringcore.peer.v1.Peer/Link",
+        ] {
             assert!(Method::of_path(path).served_on(Port::Peer).is_ok(), "{path}");
         }
     }

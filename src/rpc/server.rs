@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::budget::Budget;
 use super::connection;
 use super::io::{self, Transport};
+use super::peer::Refused;
 use super::reflection::Index;
 use super::stats::Counters;
 use crate::types::Mono;
@@ -21,14 +22,14 @@ use std::task::{Context, Poll, Waker};
 pub enum Port {
     /// `KV`, `Cluster`, `Admin`, the seed's `KVStore`, and of its `NodeInternal` what strangers may ask.
     Client,
-    /// The seed's `NodeInternal`, whole.
+    /// The seed's `NodeInternal`, whole, and the links of other nodes.
     Peer,
 }
 
 /// Limits of connections, per core unless it says otherwise.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Connections open at a time; more are closed at once.
+    /// Connections open at a time, of each port: clients do not take the room of peers. More are closed at once.
     pub connections_max: usize,
     /// Bytes of requests and answers held at a time; a connection may hold a quarter.
     pub bytes_in_flight_max: usize,
@@ -74,11 +75,18 @@ pub struct Server<B: Backend> {
     pub(crate) budget: Rc<Budget>,
     pub(crate) scratch: io::Scratch,
     pub(crate) stopping: Rc<Signal>,
+    /// Raised last: what is in flight may need them.
+    pub(crate) links_end: Rc<Signal>,
+    /// Links that were turned away.
+    pub(crate) refused: Refused,
     pub(crate) reflection: Index,
     /// Of all cores; this core writes its own.
     counters: Arc<[Counters]>,
-    connections: Cell<usize>,
-    /// Woken when the last connection has gone.
+    /// By port.
+    connections: [Cell<usize>; 2],
+    /// Those of them that carry a link.
+    linked: Cell<usize>,
+    /// Woken when the last connection without a link has gone.
     drained: Cell<Option<Waker>>,
 }
 
@@ -93,11 +101,14 @@ impl<B: Backend> Server<B> {
             budget: Budget::new(settings.bytes_in_flight_max, Arc::clone(&counters), core),
             scratch: io::scratch(),
             stopping: Signal::new(),
+            links_end: Signal::new(),
+            refused: Refused::default(),
             reflection: Index::new(),
             backend,
             settings,
             counters,
-            connections: Cell::new(0),
+            connections: Default::default(),
+            linked: Cell::new(0),
             drained: Cell::new(None),
         })
     }
@@ -105,17 +116,18 @@ impl<B: Backend> Server<B> {
     /// Serves a connection until it ends; to be run as a task of its own on this core.
     pub async fn serve<T: Transport>(self: Rc<Self>, transport: T, port: Port) {
         let counters = self.counters();
-        if self.connections.get() >= self.settings.connections_max || self.stopping.is_raised() {
+        let open = self.connections[port as usize].get();
+        if open >= self.settings.connections_max || self.stopping.is_raised() {
             counters.connections_refused.add(1);
             return;
         }
-        let _open = Open::new(&self);
+        let _open = Open::new(&self, port);
         connection::serve(&self, transport, port).await;
     }
 
     /// Connections open on this core.
     pub fn connections(&self) -> usize {
-        self.connections.get()
+        self.connections.iter().map(Cell::get).sum()
     }
 
     /// Asks every client to go elsewhere. Calls in progress are finished; [`Server::drained`] says when they are.
@@ -123,16 +135,41 @@ impl<B: Backend> Server<B> {
         self.stopping.raise();
     }
 
-    /// Completes when no connection is left, or at the deadline; true = none is left. One waiter at a time.
+    /// Ends the links of other nodes, once nothing in flight needs them any more; [`Server::drained`] says when they are
+    /// gone.
+    pub fn end_links(&self) {
+        self.links_end.raise();
+    }
+
+    /// Completes when no connection is left that carries no link, or at the deadline; true = none is left. One waiter at a
+    /// time.
     pub async fn drained(&self, deadline: Mono) -> bool {
         let gone = poll_fn(|cx| {
-            if self.connections.get() == 0 {
+            if self.is_drained() {
                 return Poll::Ready(());
             }
             self.drained.set(Some(cx.waker().clone()));
             Poll::Pending
         });
         super::call::until(&self.backend, deadline, gone).await.is_some()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.connections() == self.linked.get()
+    }
+
+    /// A connection has got its first link, or lost its last.
+    pub(crate) fn count_linked(&self, linked: bool) {
+        self.linked.set(if linked { self.linked.get() + 1 } else { self.linked.get() - 1 });
+        self.tell_drained();
+    }
+
+    fn tell_drained(&self) {
+        if self.is_drained()
+            && let Some(waker) = self.drained.take()
+        {
+            waker.wake();
+        }
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -145,27 +182,25 @@ impl<B: Backend> Server<B> {
 }
 
 /// An open connection, counted.
-struct Open<'a, B: Backend>(&'a Server<B>);
+struct Open<'a, B: Backend>(&'a Server<B>, Port);
 
 impl<'a, B: Backend> Open<'a, B> {
-    fn new(server: &'a Server<B>) -> Open<'a, B> {
-        server.connections.set(server.connections.get() + 1);
+    fn new(server: &'a Server<B>, port: Port) -> Open<'a, B> {
+        let open = &server.connections[port as usize];
+        open.set(open.get() + 1);
         server.counters().connections_accepted.add(1);
-        server.counters().connections.set(server.connections.get() as u64);
-        Open(server)
+        server.counters().connections.set(server.connections() as u64);
+        Open(server, port)
     }
 }
 
 impl<B: Backend> Drop for Open<'_, B> {
     fn drop(&mut self) {
-        let left = self.0.connections.get() - 1;
-        self.0.connections.set(left);
-        self.0.counters().connections.set(left as u64);
-        if left == 0
-            && let Some(waker) = self.0.drained.take()
-        {
-            waker.wake();
-        }
+        let Open(server, port) = *self;
+        let open = &server.connections[port as usize];
+        open.set(open.get() - 1);
+        server.counters().connections.set(server.connections() as u64);
+        server.tell_drained();
     }
 }
 

@@ -20,6 +20,24 @@ pub struct Counters {
     pub connections_failed: Counter,
     /// Bytes of requests and answers held now.
     pub bytes_in_flight: Counter,
+    /// Links to other nodes that are up now.
+    pub links_up: Counter,
+    /// Frames sent on them.
+    pub link_frames_sent: Counter,
+    /// Frames received from other nodes.
+    pub link_frames_received: Counter,
+    /// Bytes of requests sent on links.
+    pub link_bytes_sent: Counter,
+    /// Bytes of requests received on links.
+    pub link_bytes_received: Counter,
+    /// Frames that were dropped before they were sent: no room, too old, or to nobody known.
+    pub link_frames_dropped: Counter,
+    /// Attempts to bring a link up again.
+    pub link_reconnects: Counter,
+    /// Other nodes' links that were turned away.
+    pub link_hellos_refused: Counter,
+    /// Other nodes' links that were ended because a request was malformed.
+    pub link_requests_malformed: Counter,
 }
 
 /// A number with one writer.
@@ -49,6 +67,8 @@ pub enum Operation {
     Replicate,
     /// The seed's SyncKeys.
     SyncKeys,
+    /// Another node's link, from its beginning to its end.
+    Link,
     /// Everything else.
     Other,
 }
@@ -79,6 +99,15 @@ impl Counters {
             connections_refused: Counter::default(),
             connections_failed: Counter::default(),
             bytes_in_flight: Counter::default(),
+            links_up: Counter::default(),
+            link_frames_sent: Counter::default(),
+            link_frames_received: Counter::default(),
+            link_bytes_sent: Counter::default(),
+            link_bytes_received: Counter::default(),
+            link_frames_dropped: Counter::default(),
+            link_reconnects: Counter::default(),
+            link_hellos_refused: Counter::default(),
+            link_requests_malformed: Counter::default(),
         }
     }
 
@@ -121,7 +150,7 @@ impl Counter {
 
 impl Operation {
     /// Every operation, in the order of its number.
-    pub const ALL: [Operation; 11] = [
+    pub const ALL: [Operation; 12] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
@@ -132,6 +161,7 @@ impl Operation {
         Operation::Scan,
         Operation::Replicate,
         Operation::SyncKeys,
+        Operation::Link,
         Operation::Other,
     ];
 
@@ -148,6 +178,7 @@ impl Operation {
             Operation::Scan => "scan",
             Operation::Replicate => "replicate",
             Operation::SyncKeys => "sync_keys",
+            Operation::Link => "link",
             Operation::Other => "other",
         }
     }

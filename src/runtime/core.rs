@@ -9,32 +9,41 @@ use super::clock;
 use super::disk::{DirDisk, Flush};
 use super::executor::Queues;
 use super::gauges::Gauges;
+use super::links::Links;
 use super::log_writer::LogWriter;
 use super::mailbox::{Inbox, Mail, Outbox};
+use super::padded::Padded;
 use super::tick::{Busy, Sleep, Ticker};
+use crate::cluster::ring::Ring;
 use crate::node::effect::{Effect, Effects};
 use crate::node::event::Event;
 use crate::node::image::Host;
 use crate::node::machine::Machine;
 use crate::rpc::backend::{Backend, NodeStatus, Phase, Setting, View};
 use crate::rpc::call::yield_now;
+use crate::rpc::peer::{Frame, Hello, Welcome};
 use crate::storage::disk::{DiskError, DiskErrorKind, DiskResult};
 use crate::storage::log::Ticket;
 use crate::storage::table::Expected;
 use crate::types::request::{Asker, Reply, Request};
-use crate::types::{CoreId, Failure, Limits, Mono, Now, Reason, Token};
+use crate::types::{CoreId, Failure, Limits, MemberId, Mono, Now, Reason, Token};
 use hdrhistogram::Histogram;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{self, Acquire, Relaxed};
 use std::task::{Context, Poll, Waker};
 
 /// Messages taken from each other core per look into the mailbox.
 const MAIL_PER_LOOK: usize = 128;
 /// Look-ups whose memory is asked for together: what they read has room in the second cache.
 const EXPECTED_MAX: usize = 256;
+/// Bytes of long frames that one core has handed to others, and these have not looked at: short ones are bounded by the
+/// mailboxes' room alone.
+const FRAMES_BYTES_MAX: usize = 32 << 20;
+/// A frame is long from here on.
+const LONG_FRAME_BYTES: usize = 4 << 10;
 /// Latencies are shown for the last ten seconds.
 const WINDOW_NS: u64 = 10_000_000_000;
 
@@ -45,6 +54,8 @@ pub(crate) enum Letter {
     Request(Asker, Request),
     /// What became of it.
     Reply(Asker, Reply),
+    /// What another node's core says, to the core that it concerns.
+    Peer(MemberId, Frame),
     /// The sender has written all its parts since the node's layout began: to core 0.
     PartsComplete,
 }
@@ -55,6 +66,8 @@ pub(crate) struct NodeShared {
     /// Cores that have recovered. The node serves from the moment that the last one has.
     pub(crate) recovered: AtomicUsize,
     pub(crate) gauges: Gauges,
+    /// Bytes of long frames on their way to other cores, by the core that sent them.
+    pub(crate) frames_bytes: Box<[Padded<AtomicUsize>]>,
     pub(crate) started: Mono,
     pub(crate) limits: Limits,
     pub(crate) memory_limit: u64,
@@ -86,6 +99,8 @@ struct Inner {
     effects: RefCell<Effects>,
     calls: RefCell<Calls>,
     log: LogWriter,
+    /// To the other members.
+    links: OnceCell<Links<Core>>,
     /// Look-ups of this pass whose memory has not been asked for; fewer than [`EXPECTED_MAX`].
     expected: RefCell<Vec<Expected>>,
     /// Letters were sent since the others were last told.
@@ -174,6 +189,7 @@ impl Core {
             effects: RefCell::default(),
             calls: RefCell::new(Calls::new(id)),
             log,
+            links: OnceCell::new(),
             expected: RefCell::default(),
             unposted: Bell::default(),
             waiting: RefCell::default(),
@@ -207,6 +223,22 @@ impl Core {
 
     pub(crate) fn log(&self) -> &LogWriter {
         &self.0.log
+    }
+
+    /// Gives the core its links; once.
+    pub(crate) fn set_links(&self, links: Links<Core>) {
+        assert!(self.0.links.set(links).is_ok(), "a core's links are made once");
+    }
+
+    pub(crate) fn links(&self) -> &Links<Core> {
+        self.0.links.get().expect("a core has its links before it has anything to say")
+    }
+
+    /// Links to the members of this ring, at the addresses that it names.
+    pub(crate) fn set_ring(&self, own: MemberId, ring: &Ring) {
+        let epoch = ring.epoch();
+        let members = epoch.members.iter().map(|member| (member.id, &*member.peer_address));
+        self.links().set_members(epoch.cluster, own, members);
     }
 
     pub(crate) fn with_machine<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R {
@@ -254,10 +286,8 @@ impl Core {
             }
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
-            Effect::Moved(report) => unreachable!("{report:?} in an epoch of one member"),
-            Effect::Send { to, .. } | Effect::AskEpoch(to) => {
-                unreachable!("member {to} is not in an epoch of one member")
-            }
+            Effect::Send { to, message } => self.links().send(now.mono, to, Frame::Slot(message)),
+            Effect::AskEpoch(_) | Effect::Moved(_) => {}
         }
     }
 
@@ -365,10 +395,15 @@ impl Core {
 
     fn expect_letters(&self, letters: &[(CoreId, Mail<Letter>)]) {
         for (_, mail) in letters {
-            if let Mail::Ask(Letter::Request(_, Request { operation, .. })) = mail
-                && let Some(key) = operation.key()
-            {
-                self.note_expected(key, operation.is_write());
+            let expected = match mail {
+                Mail::Ask(Letter::Request(_, Request { operation, .. })) => {
+                    operation.key().map(|key| (key, operation.is_write()))
+                }
+                Mail::Tell(Letter::Peer(_, frame)) => frame.key(),
+                Mail::Ask(_) | Mail::Tell(_) | Mail::Answer(_) => None,
+            };
+            if let Some((key, write)) = expected {
+                self.note_expected(key, write);
             }
         }
         self.prefetch_expected();
@@ -413,10 +448,32 @@ impl Core {
         match mail {
             Mail::Ask(Letter::Request(asker, request)) => self.step(Event::Request { from: asker, request }),
             Mail::Answer(Letter::Reply(asker, reply)) => self.reply(clock::now(), asker, reply),
+            Mail::Tell(Letter::Peer(member, frame)) => {
+                self.count_long(from, &frame, AtomicUsize::fetch_sub);
+                self.take_frame(member, frame);
+            }
             Mail::Tell(Letter::PartsComplete) => self.count_complete(),
             Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
                 unreachable!("core {from} sent {letter:?} in the wrong way")
             }
+        }
+    }
+
+    /// Counts a frame that `sender` hands to another core, if it is long.
+    fn count_long(&self, sender: CoreId, frame: &Frame, count: fn(&AtomicUsize, usize, Ordering) -> usize) {
+        let bytes = frame.weight();
+        if bytes >= LONG_FRAME_BYTES {
+            count(&self.0.parts.shared.frames_bytes[usize::from(sender.0)], bytes, Relaxed);
+        }
+    }
+
+    /// What a member says to this core. Before it has recovered it hears nothing: who waits for an answer asks again.
+    fn take_frame(&self, from: MemberId, frame: Frame) {
+        if !self.is_installed() {
+            return;
+        }
+        match frame {
+            Frame::Slot(message) => self.step(Event::Peer { from, message }),
         }
     }
 
@@ -581,6 +638,34 @@ impl Backend for Core {
             self.reply(now, asker, Err(failure));
         }
         ReplyFuture { core: self.clone(), asker, done: false }
+    }
+
+    fn peer_hello(&self, hello: Hello) -> Result<Welcome, Failure> {
+        hello.admit(&self.view())
+    }
+
+    fn peer_frame(&self, from: MemberId, frame: Frame) -> Result<(), Frame> {
+        let core = frame.core(self.0.parts.cores);
+        if core == self.0.parts.id {
+            self.take_frame(from, frame);
+            return Ok(());
+        }
+        let own = self.0.parts.id;
+        if self.0.parts.shared.frames_bytes[usize::from(own.0)].load(Relaxed) > FRAMES_BYTES_MAX {
+            return Err(frame);
+        }
+        self.count_long(own, &frame, AtomicUsize::fetch_add);
+        let told = self.0.parts.outbox.try_tell(core, Letter::Peer(from, frame));
+        self.0.unposted.ring();
+        told.map_err(|letter| match letter {
+            Letter::Peer(_, frame) => {
+                self.count_long(own, &frame, AtomicUsize::fetch_sub);
+                frame
+            }
+            Letter::Request(..) | Letter::Reply(..) | Letter::PartsComplete => {
+                unreachable!("what comes back is what was sent")
+            }
+        })
     }
 
     fn core(&self) -> CoreId {

@@ -3,10 +3,10 @@
 use super::acceptor::Counted;
 use super::sockets::{Direction, Registered, Sockets};
 use super::tick::Ticker;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -101,15 +101,16 @@ impl Stream {
         Poll::Ready(self.socket.shutdown(Shutdown::Write))
     }
 
+    /// Breaks the connection when what was written is not acknowledged for so long, even by a peer that only keeps its
+    /// window shut.
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        SockRef::from(&self.socket).set_tcp_user_timeout(Some(timeout))
+    }
+
     /// Who is at the other end.
     pub fn remote(&self) -> io::Result<SocketAddr> {
         self.socket.peer_addr()
     }
-}
-
-/// Looks up the addresses of `host:port`, on a thread of its own: a name server may take seconds.
-pub async fn resolve(name: String) -> io::Result<Vec<SocketAddr>> {
-    glommio::executor().spawn_blocking(move || Ok(name.to_socket_addrs()?.collect())).await
 }
 
 #[cfg(test)]

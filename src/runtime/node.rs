@@ -9,6 +9,7 @@ use super::disk::{DirDisk, Flush};
 use super::executor::{self, CoreContext, Cpu, StartError};
 use super::gauges::gauges;
 use super::mailbox::{Room, Seat, seats};
+use super::padded::Padded;
 use super::probe::{ProbeError, probe};
 use super::service;
 use super::signals::SignalWatch;
@@ -235,6 +236,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
         shared: Arc::new(NodeShared {
             recovered: AtomicUsize::new(0),
             gauges: gauges(cores),
+            frames_bytes: (0..cores).map(|_| Padded::default()).collect(),
             started: clock::mono(),
             limits: config.limits.clone(),
             memory_limit: config.memory_limit,

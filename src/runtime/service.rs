@@ -8,6 +8,7 @@ use super::clock;
 use super::core::{Core, CoreParts};
 use super::disk::DirDisk;
 use super::executor::{CoreContext, Stop, Task};
+use super::links::{Links, LinksParts};
 use super::log_writer::LogWriter;
 use super::net::Stream;
 use super::node::{NodeError, Plan, open_options};
@@ -35,6 +36,7 @@ use crate::storage::recovery::Restart;
 use crate::storage::segment::{LogShape, SegmentId};
 use crate::types::{CoreId, MemberId, Mono, SLOTS, Slot};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,6 +45,8 @@ use std::time::Duration;
 
 /// How long requests in progress may take to end once the node is told to stop, milliseconds.
 const DRAIN_MS: u64 = 8_000;
+/// How long the last frames may then take to leave, and the links of others to end, milliseconds.
+const LINKS_END_MS: u64 = 500;
 
 /// Runs one core until the node is told to stop.
 pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
@@ -63,6 +67,15 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
         shared: Arc::clone(&plan.shared),
         view: starting_view(&plan),
     });
+    core.set_links(Links::new(LinksParts {
+        backend: core.clone(),
+        counters: Arc::clone(&plan.counters),
+        sockets: context.sockets.clone(),
+        ticker: context.ticker.clone(),
+        queue: context.queues.requests.clone(),
+        seed: plan.seed ^ u64::from(id.0),
+        on_state: Box::new(|_, _| {}),
+    }));
     let ticking = core.clone();
     context.ticker.on_tick(move |_| ticking.tick());
     let server = Server::new(core.clone(), server::Settings::default(), Arc::clone(&plan.counters));
@@ -151,6 +164,7 @@ fn install(plan: &Plan, core: &Core, ring: Arc<Ring>, mut opened: Opened) -> Ope
     };
     core.log().set_shape(opened.shape);
     let view = view(plan, &ring);
+    core.set_ring(plan.node.member, &ring);
     core.install(Machine::new(config, ring, shard, log, clock::now()), view);
     opened
 }
@@ -294,6 +308,11 @@ async fn end(plan: &Plan, core: &Core, server: &Rc<Server<Core>>) {
     }
     // What this core's mail tasks still owe the others leaves while those close.
     all_counted(&plan.closed, plan.cores, core.ticker(), deadline).await;
+    // Links last: what was in flight needed answers from others, and others need the answers of this node.
+    let deadline = clock::mono().after_ms(LINKS_END_MS);
+    server.end_links();
+    core.links().end(deadline).await;
+    server.drained(deadline).await;
 }
 
 /// Counts this core, and waits for all others or the deadline.
@@ -378,5 +397,9 @@ impl Transport for Stream {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Stream::poll_shutdown(self, cx)
+    }
+
+    fn remote(&self) -> Option<SocketAddr> {
+        Stream::remote(self).ok()
     }
 }

@@ -79,6 +79,15 @@ fn metrics_are_well_formed_and_count() {
             "ringcore_request_duration_seconds_count{op=\"put\"} 1",
             "ringcore_connections{core=\"0\"} 1",
             "ringcore_keys{core=\"1\"} 7",
+            "ringcore_links_up{core=\"0\"} 0",
+            "ringcore_link_frames_sent_total{core=\"0\"} 0",
+            "ringcore_link_frames_received_total{core=\"0\"} 0",
+            "ringcore_link_bytes_sent_total{core=\"0\"} 0",
+            "ringcore_link_bytes_received_total{core=\"0\"} 0",
+            "ringcore_link_frames_dropped_total{core=\"0\"} 0",
+            "ringcore_link_reconnects_total{core=\"0\"} 0",
+            "ringcore_link_hellos_refused_total{core=\"0\"} 0",
+            "ringcore_link_requests_malformed_total{core=\"0\"} 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use ringcore::rpc::backend::{
     Backend, CoreStatus, Liveness, MemberState, MemberView, NodeStatus, Phase, Setting, View,
 };
+use ringcore::rpc::peer::{Frame, Hello, Welcome};
 use ringcore::types::request::{
     Answer, Expiry, Operation, Page, ReadAnswer, Reply, Request, ScanRange, ScannedRecord, WriteAnswer,
 };
@@ -41,6 +42,10 @@ pub(crate) struct Inner {
     resumed: RefCell<Vec<Waker>>,
     /// Every request, as it came.
     requests: RefCell<Vec<Request>>,
+    /// Every frame that was taken in, as it came.
+    frames: RefCell<Vec<(MemberId, Frame)>>,
+    /// Frames that will yet be taken in.
+    frames_room: Cell<usize>,
 }
 
 #[derive(Clone)]
@@ -65,7 +70,26 @@ impl Fake {
             stalled: Cell::new(false),
             resumed: RefCell::default(),
             requests: RefCell::default(),
+            frames: RefCell::default(),
+            frames_room: Cell::new(usize::MAX),
         }))
+    }
+
+    /// Takes in so many frames more, and then none.
+    pub(crate) fn set_frames_room(&self, frames: usize) {
+        self.0.frames_room.set(frames);
+    }
+
+    /// The frames that came since the last call.
+    pub(crate) fn take_frames(&self) -> Vec<(MemberId, Frame)> {
+        self.0.frames.take()
+    }
+
+    /// Shows another cluster from now on.
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        let mut view = (**self.0.view.borrow()).clone();
+        change(&mut view);
+        *self.0.view.borrow_mut() = Rc::new(view);
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -283,6 +307,20 @@ impl Backend for Fake {
             Operation::Scan(range) => Ok(Answer::Page(fake.scan(core, range))),
             other => panic!("{other:?} is not for a core"),
         })
+    }
+
+    fn peer_hello(&self, hello: Hello) -> Result<Welcome, Failure> {
+        hello.admit(&self.view())
+    }
+
+    fn peer_frame(&self, from: MemberId, frame: Frame) -> Result<(), Frame> {
+        let room = self.0.frames_room.get();
+        if room == 0 {
+            return Err(frame);
+        }
+        self.0.frames_room.set(room - 1);
+        self.0.frames.borrow_mut().push((from, frame));
+        Ok(())
     }
 
     fn core(&self) -> CoreId {

@@ -9,7 +9,12 @@ mod calls;
 mod client;
 mod connections;
 mod fake;
+mod frames;
 mod glommio_shell;
+mod link_shell;
+mod links;
 mod many_keys;
 mod meta;
+#[path = "../cluster/ports.rs"]
+mod ports;
 mod seed_api;

@@ -100,6 +100,8 @@ fn reflection_lists_the_ports_services() {
         let peers = list(Port::Peer).await;
         assert!(clients.contains(&"KVStore".to_owned()) && clients.contains(&"ringcore.v1.KV".to_owned()));
         assert!(!peers.contains(&"ringcore.v1.KV".to_owned()) && peers.contains(&"NodeInternal".to_owned()));
+        let links = "ringcore.peer.v1.Peer".to_owned();
+        assert!(!clients.contains(&links) && peers.contains(&links));
     });
 }
 

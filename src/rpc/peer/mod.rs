@@ -1,0 +1,151 @@
+//! Links: what the nodes of a cluster say to each other, one stream per core and peer, one way. What a frame says is the
+//! machine's business; that it is well-formed, comes from a member, and waits where it has to, is this module's.
+//!
+//! `outgoing` holds what waits, `dial` carries it over a connection, `serve` takes it in at the other end, and `wire` is
+//! the form in between.
+
+/// One connection of a link, at the side that sends.
+pub mod dial;
+mod exchange;
+mod forward;
+/// What a link has to say and has not said yet.
+pub mod outgoing;
+mod serve;
+/// Frames as bytes, and back.
+pub mod wire;
+
+pub(crate) use serve::{Refused, serve};
+
+use super::backend::{Phase, View};
+use crate::replication::messages::{Dead, Found, Message, MessageBody, OwnedRecord};
+use crate::types::request::{Answer, Operation};
+use crate::types::{ClusterId, CoreId, Failure, MemberId, Reason};
+use bytes::Bytes;
+
+/// Of everything in `proto/ringcore/peer/v1`. Nodes of different formats do not talk.
+pub const FORMAT: u32 = 1;
+
+/// One thing that a node says to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// About a slot: for the core that owns it.
+    Slot(Message),
+}
+
+/// How a sender introduces itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Which member it is.
+    pub from: MemberId,
+    /// Which one it believes to talk to.
+    pub to: MemberId,
+    /// The core whose link this is.
+    pub core: CoreId,
+    /// How many cores it has.
+    pub cores: u16,
+}
+
+/// What a sender is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// [`Hello::to`].
+    pub member: MemberId,
+    /// How many cores it has.
+    pub cores: u16,
+}
+
+impl Frame {
+    /// The core of a node with that many cores that the frame is for.
+    pub fn core(&self, cores: u16) -> CoreId {
+        match self {
+            Frame::Slot(message) => message.slot.core(cores),
+        }
+    }
+
+    /// The key that will be looked up for it, if there is one, and whether to change it.
+    pub(crate) fn key(&self) -> Option<(&Bytes, bool)> {
+        let Frame::Slot(message) = self;
+        match &message.body {
+            MessageBody::Write { record, .. } => Some((&record.key, true)),
+            MessageBody::Read { key, .. } => Some((key, false)),
+            MessageBody::Forward { operation, .. } => operation.key().map(|key| (key, operation.is_write())),
+            MessageBody::WriteAnswer { .. }
+            | MessageBody::ReadAnswer { .. }
+            | MessageBody::Survey { .. }
+            | MessageBody::SurveyAnswer { .. }
+            | MessageBody::Collect { .. }
+            | MessageBody::Collected { .. }
+            | MessageBody::Announce
+            | MessageBody::Compare { .. }
+            | MessageBody::Agree { .. }
+            | MessageBody::Parts { .. }
+            | MessageBody::Listing { .. }
+            | MessageBody::Want { .. }
+            | MessageBody::ForwardAnswer { .. } => None,
+        }
+    }
+
+    /// What it takes up while it waits, about; on the wire it takes less.
+    pub(crate) fn weight(&self) -> usize {
+        let record = |record: &OwnedRecord| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+        let Frame::Slot(message) = self;
+        let bytes = match &message.body {
+            MessageBody::Write { record: it, .. }
+            | MessageBody::ReadAnswer { found: Found::Record { record: it, .. }, .. } => record(it),
+            MessageBody::WriteAnswer { replaced, .. } => replaced.value.as_ref().map_or(0, Bytes::len),
+            MessageBody::Read { key, .. } => key.len(),
+            MessageBody::Forward { operation: Operation::Put { key, value, .. }, .. } => {
+                key.len() + value.len()
+            }
+            MessageBody::Forward { operation, .. } => operation.key().map_or(0, Bytes::len),
+            MessageBody::ForwardAnswer { reply: Some(Ok(Answer::Read(answer))), .. } => answer.value.len(),
+            MessageBody::ForwardAnswer { reply: Some(Ok(Answer::Write(answer))), .. } => answer.old.len(),
+            MessageBody::ForwardAnswer { reply: Some(Err(failure)), .. } => failure.message.len(),
+            MessageBody::Collect { listed, .. } => {
+                listed.iter().map(|dead| size_of::<Dead>() + dead.key.len()).sum()
+            }
+            MessageBody::Parts { digests, .. } => size_of_val(&digests[..]),
+            MessageBody::Listing { entries, .. } => size_of_val(&entries[..]),
+            MessageBody::Want { tokens } => size_of_val(&tokens[..]),
+            MessageBody::ForwardAnswer { .. }
+            | MessageBody::ReadAnswer { .. }
+            | MessageBody::Collected { .. }
+            | MessageBody::Announce
+            | MessageBody::Compare { .. }
+            | MessageBody::Agree { .. }
+            | MessageBody::Survey { .. }
+            | MessageBody::SurveyAnswer { .. } => 0,
+        };
+        size_of::<Frame>() + bytes
+    }
+}
+
+impl Hello {
+    /// May the sender talk to the node that sees the cluster so? A refusal changes nothing.
+    pub fn admit(&self, view: &View) -> Result<Welcome, Failure> {
+        if view.phase == Phase::Starting && view.epoch == 0 {
+            return Err(Failure::not_applied(Reason::Starting));
+        }
+        let own = view.own();
+        let refuse = |why: String| Err(Failure::not_applied(Reason::NotMember).message(why));
+        let Hello { cluster, from, to, .. } = *self;
+        if cluster != view.cluster {
+            return refuse(format!(
+                "member {from} of cluster {cluster} was taken to one of {}",
+                view.cluster
+            ));
+        }
+        if to != own.id {
+            return refuse(format!("member {from} looks for member {to}, and this is {}", own.id));
+        }
+        if from == own.id {
+            return refuse(format!("member {from} came in from outside, and is this node"));
+        }
+        if !view.members.iter().any(|member| member.id == from) {
+            return refuse(format!("{from} is no member of epoch {}", view.epoch));
+        }
+        Ok(Welcome { member: own.id, cores: own.cores })
+    }
+}
