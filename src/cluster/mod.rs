@@ -4,6 +4,7 @@
 pub mod change;
 mod encoding;
 pub mod epoch;
+pub mod paxos;
 mod placement;
 pub mod ring;
 pub mod slots;

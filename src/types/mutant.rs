@@ -33,11 +33,16 @@ pub enum Mutant {
     PartBeforeLog,
     HlcBoundIgnored,
     EndToldEarly,
+    // Of agreement on epochs.
+    PaxosAcceptBelowPromise,
+    PaxosPromiseForgotten,
+    PaxosNonVoterCounted,
+    PaxosAcceptedIgnored,
 }
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -63,6 +68,10 @@ impl Mutant {
         Mutant::PartBeforeLog,
         Mutant::HlcBoundIgnored,
         Mutant::EndToldEarly,
+        Mutant::PaxosAcceptBelowPromise,
+        Mutant::PaxosPromiseForgotten,
+        Mutant::PaxosNonVoterCounted,
+        Mutant::PaxosAcceptedIgnored,
     ];
 }
 
