@@ -115,7 +115,8 @@ impl Backend for Empty {
             Operation::Put { .. }
             | Operation::Delete { .. }
             | Operation::Replicate { .. }
-            | Operation::Scan(_) => Answer::Write(WriteAnswer { version, had_old: false, old: Bytes::new() }),
+            | Operation::Scan(_)
+            | Operation::Join(_) => Answer::Write(WriteAnswer { version, had_old: false, old: Bytes::new() }),
         }))
     }
 

@@ -7,26 +7,10 @@ use super::epoch::{
 use super::placement;
 use super::ring::vnodes_of;
 use super::slots::{Configuration, Slots};
+pub use crate::types::join::JoinRequest;
 use crate::types::{ClusterId, MemberId, Slot};
 use alloc::string::String;
 use alloc::vec::Vec;
-
-/// What a node says that wants to become a member.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct JoinRequest {
-    /// The cluster that it means; None = whichever it asked.
-    pub cluster: Option<ClusterId>,
-    /// Drawn once by the node, and kept by it before it first asks; not zero.
-    pub nonce: Nonce,
-    /// Its name: 1 ..= [`TEXT_BYTES_MAX`] bytes, unique among the members.
-    pub name: String,
-    /// Its zone; may be empty.
-    pub zone: String,
-    /// 100 = 256 vnodes; 1 ..= [`WEIGHT_PERCENT_MAX`].
-    pub weight_percent: u32,
-    /// host:port for clients, for peers, and of the admin port; the last may be empty.
-    pub addresses: [String; 3],
-}
 
 /// Why an epoch cannot be changed so.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use super::encoding;
 use super::placement;
 use super::ring::vnodes_of;
 use super::slots::{Configuration, REPLICAS_MAX, Slots};
+pub use crate::types::join::Nonce;
 use crate::types::{ClusterId, MemberId, SLOTS, Slot};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -22,10 +23,6 @@ pub const TEXT_BYTES_MAX: usize = 255;
 
 /// Longer than any epoch within its limits; a record of the log and a message between nodes hold it.
 pub const EPOCH_BYTES_MAX: usize = 3 << 20;
-
-/// What a joining node drew and keeps, so that its repeated requests are known for the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Nonce(pub [u8; 16]);
 
 /// What an epoch says of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

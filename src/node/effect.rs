@@ -3,7 +3,11 @@
 //! An effect leaves at once, or after a ticket of the log is durable; the buffer holds it until then. An
 //! acknowledgement is made from [`Acknowledged`] only, so one that leaves early cannot be written down.
 
-use super::machine::MoveReport;
+use super::event::Opinion;
+use crate::cluster::control::{CoreReport, Note};
+use crate::cluster::messages::ControlMessage;
+use crate::cluster::ring::Ring;
+use crate::cluster::slot_set::SlotSet;
 use crate::replication::forward::Requester;
 use crate::replication::messages::{Found, Message, MessageBody, News};
 use crate::replication::write::Acknowledged;
@@ -11,8 +15,10 @@ use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
 use crate::types::request::{Answer, Asker, Reply};
 use crate::types::{Failure, Hlc, MemberId};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::sync::Arc;
 
 /// What a core asks for.
 #[derive(Debug)]
@@ -31,10 +37,35 @@ pub enum Effect {
         /// What.
         message: Message,
     },
-    /// A member knows of a newer epoch than this node.
+    /// Tell core 0 that this member knows of a newer epoch.
     AskEpoch(MemberId),
-    /// Tell core 0 what became of this core's part in a move.
-    Moved(MoveReport),
+    /// Send this to core 0 of another member.
+    SendControl {
+        /// Which member.
+        to: MemberId,
+        /// What.
+        message: Box<ControlMessage>,
+    },
+    /// Tell core 0 how far this core is with the moves that epochs ask for.
+    Moved(CoreReport),
+    /// Tell core 0 which slots of this core hold any record.
+    Occupied {
+        /// The question that is answered.
+        round: u64,
+        /// Those that do.
+        slots: SlotSet,
+    },
+    /// Tell every core, this one too, of the epoch.
+    Publish(Arc<Ring>),
+    /// Tell every core, this one too, what is believed of the other members.
+    Opine(Opinion),
+    /// Ask every core, this one too, which of its slots hold any record.
+    AskCores {
+        /// Echoed by the answers.
+        round: u64,
+    },
+    /// A line for the diagnostics.
+    Note(Note),
     /// Write this segment file full of zeros, make it durable under its name, and say so.
     PrepareSegment(SegmentId),
     /// End the process: going on could break a promise.
@@ -131,7 +162,13 @@ fn held_length(effect: &Effect) -> usize {
         Effect::Send { message, .. } => message_length(&message.body),
         Effect::Reply { reply: Err(_), .. }
         | Effect::AskEpoch(_)
+        | Effect::SendControl { .. }
         | Effect::Moved(_)
+        | Effect::Occupied { .. }
+        | Effect::Publish(_)
+        | Effect::Opine(_)
+        | Effect::AskCores { .. }
+        | Effect::Note(_)
         | Effect::PrepareSegment(_)
         | Effect::Halt(_) => 0,
     }
@@ -144,7 +181,7 @@ fn answer_length(answer: &Answer) -> usize {
         Answer::Page(page) => {
             page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
         }
-        Answer::Replicated => 0,
+        Answer::Replicated | Answer::Joined(_) => 0,
     }
 }
 

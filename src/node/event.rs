@@ -1,11 +1,15 @@
 //! What can happen to a core. A closed list.
 
+use crate::cluster::control::CoreReport;
+use crate::cluster::messages::ControlMessage;
 use crate::cluster::ring::Ring;
+use crate::cluster::slot_set::SlotSet;
 use crate::replication::messages::Message;
 use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
-use crate::types::MemberId;
 use crate::types::request::{Asker, Request};
+use crate::types::{CoreId, MemberId};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -36,6 +40,31 @@ pub enum Event {
     SegmentRefused(SegmentId),
     /// A new epoch was decided.
     Epoch(Arc<Ring>),
+    /// Another member says something about membership, or that it lives: to core 0.
+    Control {
+        /// Who.
+        from: MemberId,
+        /// What.
+        message: Box<ControlMessage>,
+    },
+    /// A core says how far it is with the moves that epochs ask for: to core 0.
+    Moved(CoreReport),
+    /// A core was told of a newer epoch by this member: to core 0.
+    AskEpoch(MemberId),
+    /// Core 0 wants to know which slots of this core hold any record.
+    AskOccupied {
+        /// Echoed by the answer.
+        round: u64,
+    },
+    /// A core's answer to that: to core 0.
+    Occupied {
+        /// What is answered.
+        round: u64,
+        /// Whose slots.
+        core: CoreId,
+        /// Those that hold any record.
+        slots: SlotSet,
+    },
     /// Who is believed to live has changed, or what the members' clocks say.
     Opinion(Opinion),
     /// Time has passed.

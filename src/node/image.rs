@@ -29,14 +29,15 @@ pub struct Image<H: Host> {
     cores: u16,
     /// Where the walk over the present slot goes on.
     at: Cursor,
-    epoch: Vec<u8>,
+    /// What core 0 carries of the cluster.
+    controls: Vec<(ControlKind, Vec<u8>)>,
 }
 
 impl<H: Host> Image<H> {
     /// A source of parts of `core`, one of `cores`.
     pub fn new(host: H, core: CoreId, cores: u16) -> Image<H> {
         let part = PartIndex::new(0).expect("there is a first part");
-        Image { host, part, core, cores, at: Cursor::START, epoch: Vec::new() }
+        Image { host, part, core, cores, at: Cursor::START, controls: Vec::new() }
     }
 }
 
@@ -44,24 +45,24 @@ impl<H: Host> PartSource for Image<H> {
     fn begin(&mut self, part: PartIndex) -> PartStart {
         (self.part, self.at) = (part, Cursor::START);
         let (core, cores) = (self.core, self.cores);
-        let (start, epoch) = self.host.with(|machine| {
+        let (start, records) = self.host.with(|machine| {
             let replica = machine.replica();
             let start = PartStart {
                 start: replica.log().durable().1,
                 hlc_bound: replica.log().durable_hlc_bound(),
                 slots: image::slot_states(replica.shard(), part, core, cores),
             };
-            (start, machine.ring().epoch().encode())
+            (start, machine.control_records())
         });
-        self.epoch = epoch;
+        self.controls = records;
         start
     }
 
     fn walk_core(&mut self, out: &mut Entries<'_>) -> Walked {
-        if self.core == CoreId(0) && self.part.index() == 0 && !self.epoch.is_empty() {
-            let bytes = core::mem::take(&mut self.epoch);
-            let control = LogRecord::Control { kind: ControlKind::Epoch, bytes: &bytes };
-            image::put_control(out, control);
+        if self.core == CoreId(0) && self.part.index() == 0 {
+            for (kind, bytes) in core::mem::take(&mut self.controls) {
+                image::put_control(out, LogRecord::Control { kind, bytes: &bytes });
+            }
         }
         Walked::Wholly
     }

@@ -25,7 +25,7 @@ pub(super) fn payload_hash(operation: &Operation) -> u64 {
             field(b"delete");
             field(key);
         }
-        Operation::Replicate { .. } | Operation::Read { .. } | Operation::Scan(_) => {}
+        Operation::Replicate { .. } | Operation::Read { .. } | Operation::Scan(_) | Operation::Join(_) => {}
     }
     hash.digest()
 }

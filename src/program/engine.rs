@@ -78,7 +78,7 @@ fn decide(settings: &Settings, member: Option<&str>) -> Option<node::Founding> {
     Some(match founding {
         Founding::Resume => node::Founding::Resume,
         Founding::Bootstrap => node::Founding::Bootstrap,
-        Founding::Join(_) => node::Founding::Join,
+        Founding::Join(peers) => node::Founding::Join(peers.iter().map(ToString::to_string).collect()),
     })
 }
 
@@ -87,7 +87,7 @@ fn refusal(settings: &Settings, error: NodeError) -> Refusal {
     let what = error.to_string();
     match error {
         NodeError::Probe(_) => Refusal::new(Exit::NOT_PERMITTED, what).fix("more: ringcore check"),
-        NodeError::Cpus(_) | NodeError::CannotJoin => Refusal::new(Exit::SETTING, what),
+        NodeError::Cpus(_) | NodeError::JoinRefused { .. } => Refusal::new(Exit::SETTING, what),
         NodeError::Refused { member, .. } => {
             settings.founding(member.as_deref()).expect_err("what was refused is refused again")
         }

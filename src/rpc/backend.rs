@@ -123,6 +123,21 @@ impl View {
         &self.members[self.own]
     }
 
+    /// With the fingerprint of what it now says of ring and liveness.
+    pub fn with_fingerprint(mut self) -> View {
+        let mut print = u32::from_le_bytes([
+            self.epoch_hash[0],
+            self.epoch_hash[1],
+            self.epoch_hash[2],
+            self.epoch_hash[3],
+        ]);
+        for member in self.members.iter().filter(|member| member.liveness != Liveness::Alive) {
+            print = print.rotate_left(5) ^ member.id.0.wrapping_mul(0x9E37_79B9);
+        }
+        self.ring = print.max(1);
+        self
+    }
+
     /// The replicas of a slot, in preference order.
     pub fn replicas(&self, slot: Slot) -> impl Iterator<Item = &MemberView> {
         let (n, slot) = (self.replication as usize, usize::from(slot.0));

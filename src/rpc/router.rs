@@ -41,6 +41,7 @@ pub(crate) enum Method {
     HealthWatch,
     Reflection,
     Link,
+    Join,
     /// Named in a proto file, or not at all.
     Unknown,
 }
@@ -71,6 +72,7 @@ impl Method {
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Method::Reflection,
             "/ringcore.peer.v1.Peer/Link" => Method::Link,
+            "/ringcore.peer.v1.Peer/Join" => Method::Join,
             _ => Method::Unknown,
         }
     }
@@ -113,6 +115,7 @@ impl Method {
             | Method::HealthWatch
             | Method::Reflection
             | Method::Link
+            | Method::Join
             | Method::Unknown => false,
         }
     }
@@ -130,6 +133,7 @@ impl Method {
             Method::Replicate => Operation::Replicate,
             Method::SyncKeys => Operation::SyncKeys,
             Method::Link => Operation::Link,
+            Method::Join => Operation::Other,
             Method::Heartbeat
             | Method::GetRingState
             | Method::GetRing
@@ -147,7 +151,9 @@ impl Method {
     fn served_on(self, port: Port) -> Result<(), Misplaced> {
         match (self, port) {
             (Method::Unknown, _) => Err(Misplaced::Nowhere),
-            (Method::Replicate | Method::SyncKeys | Method::Link, Port::Client) => Err(Misplaced::PeerPort),
+            (Method::Replicate | Method::SyncKeys | Method::Link | Method::Join, Port::Client) => {
+                Err(Misplaced::PeerPort)
+            }
             (
                 Method::Replicate
                 | Method::SyncKeys
@@ -156,7 +162,8 @@ impl Method {
                 | Method::HealthCheck
                 | Method::HealthWatch
                 | Method::Reflection
-                | Method::Link,
+                | Method::Link
+                | Method::Join,
                 Port::Peer,
             )
             | (_, Port::Client) => Ok(()),
@@ -259,6 +266,7 @@ async fn dispatch<B: Backend>(
         Method::HealthWatch => Box::pin(health::watch(call, body)).await,
         Method::Reflection => reflection::serve(call, body, port),
         Method::Link => peer::serve(call, body),
+        Method::Join => Box::pin(call.unary(body, &[], peer::join::join)).await,
         Method::Unknown => unreachable!("refused before"),
     })
 }
@@ -295,6 +303,7 @@ mod tests {
             "/NodeInternal/SyncKeys",
             "/NodeInternal/Heartbeat",
             "/ringcore.peer.v1.Peer/Link",
+            "/ringcore.peer.v1.Peer/Join",
         ] {
             assert!(Method::of_path(path).served_on(Port::Peer).is_ok(), "{path}");
         }

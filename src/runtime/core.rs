@@ -14,12 +14,13 @@ use super::log_writer::LogWriter;
 use super::mailbox::{Inbox, Mail, Outbox};
 use super::padded::Padded;
 use super::tick::{Busy, Sleep, Ticker};
+use crate::cluster::control::Note;
 use crate::cluster::ring::Ring;
 use crate::node::effect::{Effect, Effects};
-use crate::node::event::Event;
+use crate::node::event::{Event, Opinion};
 use crate::node::image::Host;
 use crate::node::machine::Machine;
-use crate::rpc::backend::{Backend, NodeStatus, Phase, Setting, View};
+use crate::rpc::backend::{Backend, Liveness, NodeStatus, Phase, Setting, View};
 use crate::rpc::call::yield_now;
 use crate::rpc::peer::{Frame, Hello, Welcome};
 use crate::storage::disk::{DiskError, DiskErrorKind, DiskResult};
@@ -29,6 +30,7 @@ use crate::types::request::{Asker, Reply, Request};
 use crate::types::{CoreId, Failure, Limits, MemberId, Mono, Now, Reason, Token};
 use hdrhistogram::Histogram;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -56,6 +58,8 @@ pub(crate) enum Letter {
     Reply(Asker, Reply),
     /// What another node's core says, to the core that it concerns.
     Peer(MemberId, Frame),
+    /// Something that another core of this node tells the receiver's machine.
+    Event(Box<Event>),
     /// The sender has written all its parts since the node's layout began: to core 0.
     PartsComplete,
 }
@@ -86,7 +90,12 @@ pub(crate) struct CoreParts {
     pub(crate) flush: Flush,
     pub(crate) shared: Arc<NodeShared>,
     pub(crate) view: View,
+    /// How a ring looks to whoever asks this node.
+    pub(crate) viewer: Viewer,
 }
+
+/// The view of a ring: of a node that serves.
+pub(crate) type Viewer = Box<dyn Fn(&Ring) -> View>;
 
 /// A core at work. Clones are the same core.
 #[derive(Clone)]
@@ -105,6 +114,10 @@ struct Inner {
     expected: RefCell<Vec<Expected>>,
     /// Letters were sent since the others were last told.
     unposted: Bell,
+    /// Events that the machine's own effects ask for: taken when those have been performed.
+    own_events: RefCell<VecDeque<Event>>,
+    /// Letters that a mailbox had no room for: tried again at the next tick, in order.
+    unsent: RefCell<VecDeque<(CoreId, Letter)>>,
     /// Who waits for the log, with the ticket.
     waiting: RefCell<Vec<(Ticket, Waker)>>,
     busy: RefCell<Option<Busy>>,
@@ -126,6 +139,7 @@ struct Fixed {
     disk: DirDisk,
     dir: String,
     shared: Arc<NodeShared>,
+    viewer: Viewer,
 }
 
 /// What the core measures of itself.
@@ -170,7 +184,7 @@ impl Bell {
 impl Core {
     /// A core that recovers: it answers that it is starting, until [`Core::install`].
     pub(crate) fn new(parts: CoreParts) -> Core {
-        let CoreParts { id, cores, outbox, ticker, queues, disk, dir, flush, shared, view } = parts;
+        let CoreParts { id, cores, outbox, ticker, queues, disk, dir, flush, shared, view, viewer } = parts;
         let log = LogWriter::new(disk.clone(), dir.clone(), flush);
         let histogram =
             || Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("bounds and digits are in range");
@@ -184,7 +198,7 @@ impl Core {
             busy_ns_before: clock::thread_cpu_ns(),
         };
         Core(Rc::new(Inner {
-            parts: Fixed { id, cores, outbox, ticker, queues, disk, dir, shared },
+            parts: Fixed { id, cores, outbox, ticker, queues, disk, dir, shared, viewer },
             machine: RefCell::new(None),
             effects: RefCell::default(),
             calls: RefCell::new(Calls::new(id)),
@@ -192,6 +206,8 @@ impl Core {
             links: OnceCell::new(),
             expected: RefCell::default(),
             unposted: Bell::default(),
+            own_events: RefCell::default(),
+            unsent: RefCell::default(),
             waiting: RefCell::default(),
             busy: RefCell::default(),
             view: RefCell::new(Rc::new(view)),
@@ -275,6 +291,9 @@ impl Core {
         }
         drop(effects);
         self.after_steps();
+        while let Some(event) = { inner.own_events.borrow_mut().pop_front() } {
+            self.take_event(event);
+        }
     }
 
     fn perform(&self, now: Now, effect: Effect) {
@@ -287,8 +306,84 @@ impl Core {
             Effect::PrepareSegment(segment) => self.prepare_segment(segment),
             Effect::Halt(why) => self.halt(&why),
             Effect::Send { to, message } => self.links().send(now.mono, to, Frame::Slot(message)),
-            Effect::AskEpoch(_) | Effect::Moved(_) => {}
+            Effect::SendControl { to, message } => self.links().send(now.mono, to, Frame::Control(message)),
+            Effect::AskEpoch(member) => self.tell(CoreId(0), Event::AskEpoch(member)),
+            Effect::Moved(report) => self.tell(CoreId(0), Event::Moved(report)),
+            Effect::Occupied { round, slots } => {
+                self.tell(CoreId(0), Event::Occupied { round, core: self.0.parts.id, slots });
+            }
+            Effect::AskCores { round } => self.tell_all(|| Event::AskOccupied { round }),
+            Effect::Publish(ring) => self.tell_all(|| Event::Epoch(Arc::clone(&ring))),
+            Effect::Opine(opinion) => self.tell_all(|| Event::Opinion(opinion.clone())),
+            Effect::Note(note) => tell_note(note),
         }
+    }
+
+    /// Tells another core's machine of an event, or this core's own when its effects have been performed.
+    fn tell(&self, core: CoreId, event: Event) {
+        let inner = &self.0;
+        if core == inner.parts.id {
+            inner.own_events.borrow_mut().push_back(event);
+            return;
+        }
+        inner.unsent.borrow_mut().push_back((core, Letter::Event(Box::new(event))));
+        self.send_unsent();
+    }
+
+    fn tell_all(&self, event: impl Fn() -> Event) {
+        (0..self.0.parts.cores).for_each(|core| self.tell(CoreId(core), event()));
+    }
+
+    /// Sends letters that must not be lost, in order; one that finds no room holds up those behind it until the next tick.
+    fn send_unsent(&self) {
+        let inner = &self.0;
+        let mut unsent = inner.unsent.borrow_mut();
+        while let Some((core, letter)) = unsent.pop_front() {
+            if let Err(letter) = inner.parts.outbox.try_tell(core, letter) {
+                unsent.push_front((core, letter));
+                break;
+            }
+        }
+        inner.unposted.ring();
+    }
+
+    /// What a core of this node tells this one. Before it has recovered it asks for the epoch when it has.
+    fn take_event(&self, event: Event) {
+        if !self.is_installed() {
+            return;
+        }
+        match &event {
+            Event::Epoch(ring) => self.follow(ring),
+            Event::Opinion(opinion) => self.show_opinion(opinion),
+            _ => {}
+        }
+        self.step(event);
+    }
+
+    /// A newer epoch: links and what is shown of the cluster follow it.
+    fn follow(&self, ring: &Ring) {
+        let mut view = (self.0.parts.viewer)(ring);
+        let before = Rc::clone(&self.0.view.borrow());
+        if view.epoch <= before.epoch {
+            return;
+        }
+        self.set_ring(view.own().id, ring);
+        view.phase = before.phase;
+        for member in &mut view.members {
+            let known = before.members.iter().find(|known| known.id == member.id);
+            member.liveness = known.map_or(Liveness::Alive, |known| known.liveness);
+        }
+        *self.0.view.borrow_mut() = Rc::new(view.with_fingerprint());
+    }
+
+    fn show_opinion(&self, opinion: &Opinion) {
+        let mut view = (**self.0.view.borrow()).clone();
+        for member in &mut view.members {
+            let suspected = opinion.suspects.binary_search(&member.id).is_ok();
+            member.liveness = if suspected { Liveness::Suspect } else { Liveness::Alive };
+        }
+        view.updated_at_ms = clock::now().wall_ms;
+        *self.0.view.borrow_mut() = Rc::new(view.with_fingerprint());
     }
 
     fn reply(&self, now: Now, to: Asker, reply: Reply) {
@@ -331,6 +426,7 @@ impl Core {
             return;
         }
         self.step(Event::Tick);
+        self.send_unsent();
         let now = clock::mono();
         let late = self.0.calls.borrow_mut().expire(now);
         late.into_iter().for_each(Waker::wake);
@@ -452,6 +548,7 @@ impl Core {
                 self.count_long(from, &frame, AtomicUsize::fetch_sub);
                 self.take_frame(member, frame);
             }
+            Mail::Tell(Letter::Event(event)) => self.take_event(*event),
             Mail::Tell(Letter::PartsComplete) => self.count_complete(),
             Mail::Ask(letter) | Mail::Answer(letter) | Mail::Tell(letter) => {
                 unreachable!("core {from} sent {letter:?} in the wrong way")
@@ -474,6 +571,7 @@ impl Core {
         }
         match frame {
             Frame::Slot(message) => self.step(Event::Peer { from, message }),
+            Frame::Control(message) => self.step(Event::Control { from, message }),
         }
     }
 
@@ -539,6 +637,19 @@ impl Core {
     /// Bytes free on the disk, as last looked at.
     pub(crate) fn show_free_bytes(&self, bytes: u64) {
         self.0.parts.shared.gauges[usize::from(self.0.parts.id.0)].disk_free_bytes.store(bytes, Relaxed);
+    }
+}
+
+/// A line of the control plane's.
+fn tell_note(note: Note) {
+    match note {
+        Note::Epoch { number } => tracing::info!(epoch = number, "an epoch is in force"),
+        Note::GivingUp { joining, refused } => {
+            let (by, slot) = refused.unzip();
+            let (joining, by) = (joining.map(|member| member.0), by.map(|member| member.0));
+            tracing::warn!(joining, by, slot = slot.map(|slot| slot.0), "a move of slots is given up");
+        }
+        Note::Removed => tracing::error!("this node is no longer a member of its cluster"),
     }
 }
 
@@ -662,7 +773,7 @@ impl Backend for Core {
                 self.count_long(own, &frame, AtomicUsize::fetch_sub);
                 frame
             }
-            Letter::Request(..) | Letter::Reply(..) | Letter::PartsComplete => {
+            Letter::Request(..) | Letter::Reply(..) | Letter::Event(_) | Letter::PartsComplete => {
                 unreachable!("what comes back is what was sent")
             }
         })

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod executor;
 pub mod file_system;
 mod gauges;
+mod join;
 pub mod links;
 mod log_writer;
 pub mod mailbox;

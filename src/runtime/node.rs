@@ -8,6 +8,7 @@ use super::directory::{Claim, ClaimError};
 use super::disk::{DirDisk, Flush};
 use super::executor::{self, CoreContext, Cpu, StartError};
 use super::gauges::gauges;
+use super::join::join;
 use super::mailbox::{Room, Seat, seats};
 use super::padded::Padded;
 use super::probe::{ProbeError, probe};
@@ -22,6 +23,7 @@ use crate::rpc::stats::Counters;
 use crate::storage::block::BLOCK_BYTES;
 use crate::storage::data_dir::{self, DataDirError, NodeFile};
 use crate::storage::disk::{Disk as _, DiskError};
+use crate::storage::join_file;
 use crate::storage::open::{OpenError, OpenOptions, begin_layout, layout_bytes, needs_layout};
 use crate::storage::segment::LogShape;
 use crate::types::{ClusterId, CoreId, Limits, MemberId};
@@ -38,14 +40,14 @@ const SEGMENTS_AT_LEAST: u64 = 3;
 const SEGMENT_BYTES: u64 = LogShape::SEGMENT_BLOCKS as u64 * BLOCK_BYTES as u64;
 
 /// What a start does about the cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Founding {
     /// Go on as the member that the directory belongs to.
     Resume,
     /// Found a cluster of one.
     Bootstrap,
-    /// Join a cluster.
-    Join,
+    /// Join the cluster of these nodes, by their peer addresses.
+    Join(Vec<String>),
 }
 
 /// Decides that, given the name of the member that the directory belongs to, if any; None = it is refused.
@@ -125,9 +127,14 @@ pub enum NodeError {
         /// Bytes that can be had.
         free: u64,
     },
-    /// Nodes of this version form clusters of one.
-    #[error("this version cannot join a cluster yet: it runs clusters of one node")]
-    CannotJoin,
+    /// A member says that this node cannot become one.
+    #[error("{peer} does not let this node join: {why}")]
+    JoinRefused {
+        /// Who.
+        peer: String,
+        /// Its words.
+        why: String,
+    },
     /// A port cannot be had.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -184,6 +191,8 @@ pub(super) struct Plan {
     pub(super) config: NodeConfig,
     pub(super) claim: Claim,
     pub(super) node: NodeFile,
+    /// Of a node that has joined a cluster: the epoch that let it in, encoded.
+    pub(super) joined: Option<Vec<u8>>,
     pub(super) seed: u64,
     pub(super) shared: Arc<NodeShared>,
     pub(super) counters: Arc<[Counters]>,
@@ -221,7 +230,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
     probe()?;
     let listeners = listen(&config)?;
     let claim = Claim::new(&config.data_dir, config.allow_any_fs)?;
-    let (claim, node) = prepare(claim, &config, cpus.len())?;
+    let (claim, Prepared { node, joined }) = prepare(claim, &config, cpus.len())?;
     let cores = cpus.len();
     let room = Room { messages: (4_096 / cores).max(128), asks: (4_096 / cores).max(128) };
     let (acceptor, intakes) = Acceptor::new(cores);
@@ -232,6 +241,7 @@ pub fn run(config: NodeConfig) -> Result<(), NodeError> {
     let plan = Arc::new(Plan {
         claim,
         node,
+        joined,
         seed: u64::from_le_bytes(seed),
         shared: Arc::new(NodeShared {
             recovered: AtomicUsize::new(0),
@@ -305,7 +315,7 @@ fn listen(config: &NodeConfig) -> Result<Vec<Listener>, NodeError> {
 
 /// Opens the directory for this process: founds the cluster if told to, and begins a layout if the number of cores is
 /// another one. On an executor of its own, before the cores start.
-fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, NodeFile), NodeError> {
+fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, Prepared), NodeError> {
     let claim = Arc::new(claim);
     let main = {
         let (claim, config) = (Arc::clone(&claim), config.clone());
@@ -313,7 +323,7 @@ fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, No
             let (claim, config) = (Arc::clone(&claim), config.clone());
             async move {
                 let disk = DirDisk::new(&claim, &context.ticker, &context.reactor);
-                prepare_directory(&disk, &config, cores as u16).await
+                prepare_directory(&disk, &config, cores as u16, &context).await
             }
         }
     };
@@ -321,13 +331,24 @@ fn prepare(claim: Claim, config: &NodeConfig, cores: usize) -> Result<(Claim, No
     let watchdog = Watchdog::start(core.heartbeats().to_vec(), Watchdog::abort)?;
     let prepared = core.join();
     drop(watchdog);
-    let mut nodes = prepared.map_err(|panicked| NodeError::Panicked(panicked.to_string()))?;
-    let node = nodes.pop().expect("one executor was started")?;
+    let mut prepared = prepared.map_err(|panicked| NodeError::Panicked(panicked.to_string()))?;
+    let prepared = prepared.pop().expect("one executor was started")?;
     let claim = Arc::into_inner(claim).expect("the executor that shared it has ended");
-    Ok((claim, node))
+    Ok((claim, prepared))
 }
 
-async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> Result<NodeFile, NodeError> {
+/// What a directory says before its logs are read.
+struct Prepared {
+    node: NodeFile,
+    joined: Option<Vec<u8>>,
+}
+
+async fn prepare_directory(
+    disk: &DirDisk,
+    config: &NodeConfig,
+    cores: u16,
+    context: &CoreContext,
+) -> Result<Prepared, NodeError> {
     let found = data_dir::find(disk).await?;
     let member = found.as_ref().map(|node| node.name.as_str());
     let mut node = match ((config.founding)(member), found) {
@@ -337,7 +358,10 @@ async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> R
             fill_random(&mut cluster.0)?;
             data_dir::create(disk, cluster, MemberId::FIRST, &config.name).await?
         }
-        (Some(Founding::Join), None) => return Err(NodeError::CannotJoin),
+        (Some(Founding::Join(peers)), None) => {
+            let (cluster, member) = join(disk, config, &peers, context).await?;
+            data_dir::create(disk, cluster, member, &config.name).await?
+        }
         (None, found) => {
             let member = found.map(|node| node.name);
             return Err(NodeError::Refused { path: config.data_dir.clone(), member });
@@ -353,7 +377,9 @@ async fn prepare_directory(disk: &DirDisk, config: &NodeConfig, cores: u16) -> R
     if new_layout {
         begin_layout(disk, &mut node, cores, &open_options(config, 0)).await?;
     }
-    Ok(node)
+    let join = join_file::find(disk).await.map_err(DataDirError::from)?;
+    let joined = join.and_then(|join| join.joined).filter(|(member, _)| *member == node.member);
+    Ok(Prepared { node, joined: joined.map(|(_, epoch)| epoch) })
 }
 
 /// The old files stay until every new core has written all its parts: by then the new ones have grown as large.
@@ -379,7 +405,7 @@ pub(super) fn open_options(config: &NodeConfig, seed: u64) -> OpenOptions {
     }
 }
 
-fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+pub(super) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     use std::io::Read as _;
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }

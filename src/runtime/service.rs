@@ -16,11 +16,12 @@ use super::snapshots::Snapshots;
 use super::sockets::Sockets;
 use super::tick::Ticker;
 use crate::admin;
+use crate::cluster::control::{Control, ControlConfig};
 use crate::cluster::epoch::{self, Epoch, EpochError, Member};
 use crate::cluster::ring::Ring;
 use crate::node::event::Event;
 use crate::node::image::Host;
-use crate::node::machine::{Machine, MachineConfig};
+use crate::node::machine::{Machine, MachineConfig, Plane};
 use crate::rpc::backend::{Liveness, MemberState, MemberView, Phase, View};
 use crate::rpc::http1::Pages;
 use crate::rpc::io::Transport;
@@ -66,6 +67,10 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
         flush: plan.config.flush,
         shared: Arc::clone(&plan.shared),
         view: starting_view(&plan),
+        viewer: {
+            let plan = Arc::clone(&plan);
+            Box::new(move |ring| view(&plan, ring))
+        },
     });
     core.set_links(Links::new(LinksParts {
         backend: core.clone(),
@@ -118,15 +123,20 @@ async fn recover(plan: &Plan, core: &Core, stop: &Stop) -> Result<Option<Manifes
     let founding =
         core.id() == CoreId(0) && !opened.controls.iter().any(|control| epoch_of(control).is_some());
     if core.id() == CoreId(0) {
-        let epoch = opened.controls.iter().rev().find_map(|control| epoch_of(control));
-        let epoch = epoch.unwrap_or_else(|| Ok(founding_epoch(plan)))?;
+        let logged = opened.controls.iter().rev().find_map(|control| epoch_of(control));
+        let joined = || plan.joined.as_deref().map(Epoch::decode);
+        let epoch = logged.or_else(joined).unwrap_or_else(|| Ok(founding_epoch(plan)))?;
         assert!(plan.ring.set(Arc::new(Ring::new(epoch))).is_ok(), "core 0 alone finds the ring");
     }
     if !all(core.ticker(), stop, || plan.ring.get().is_some()).await {
         return Ok(None);
     }
     let ring = plan.ring.get().expect("it was just looked at");
+    let acceptor = opened.controls.iter().rev().find_map(|control| acceptor_of(control));
     let Opened { manifest, report, .. } = install(plan, core, Arc::clone(ring), opened);
+    if core.id() == CoreId(0) {
+        host(plan, core, Arc::clone(ring), acceptor.as_deref())?;
+    }
     let mut awaited = Ticket::START;
     if founding {
         awaited = core.with_machine(Machine::log_epoch);
@@ -167,6 +177,17 @@ fn install(plan: &Plan, core: &Core, ring: Arc<Ring>, mut opened: Opened) -> Ope
     core.set_ring(plan.node.member, &ring);
     core.install(Machine::new(config, ring, shard, log, clock::now()), view);
     opened
+}
+
+/// Core 0 speaks for the node: it takes part in deciding epochs, and watches who lives.
+fn host(plan: &Plan, core: &Core, ring: Arc<Ring>, acceptor: Option<&[u8]>) -> Result<(), NodeError> {
+    let (member, starts, seed) = (plan.node.member, u64::from(plan.node.starts), plan.seed);
+    let config = ControlConfig { member, cores: plan.cores, starts, seed };
+    let now = clock::now();
+    let control = Control::recover(config, ring, acceptor, now.mono)?;
+    let plane = Plane::new(control, member, starts, seed.rotate_left(32));
+    core.with_machine(|machine| machine.host(now, plane));
+    Ok(())
 }
 
 /// Waits for something that other cores do; false if the node is to end before.
@@ -215,6 +236,13 @@ async fn add_segment(
 fn epoch_of(control: &[u8]) -> Option<Result<Epoch, EpochError>> {
     match LogRecord::decode(control) {
         Ok((LogRecord::Control { kind: ControlKind::Epoch, bytes }, _)) => Some(Epoch::decode(bytes)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn acceptor_of(control: &[u8]) -> Option<Vec<u8>> {
+    match LogRecord::decode(control) {
+        Ok((LogRecord::Control { kind: ControlKind::Acceptor, bytes }, _)) => Some(bytes.to_vec()),
         Ok(_) | Err(_) => None,
     }
 }
@@ -351,15 +379,20 @@ fn view(plan: &Plan, ring: &Ring) -> View {
         updated_at_ms: clock::now().wall_ms,
         replication_target: u32::from(epoch.replication),
         replication: replication as u32,
-        own: index(&plan.node.member),
+        // A node that was removed sees the cluster from outside.
+        own: members.iter().position(|member| member.id == plan.node.member).unwrap_or(0),
         members,
         slot_replicas,
     }
 }
 
 fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
+    let is_own = member.id == plan.node.member;
     // This node's own addresses are those that it listens on now.
-    let [client_address, peer_address, admin_address] = plan.config.advertise.clone();
+    let [client_address, peer_address, admin_address] = match is_own {
+        true => plan.config.advertise.clone(),
+        false => [&member.client_address, &member.peer_address, &member.admin_address].map(Clone::clone),
+    };
     MemberView {
         id: member.id,
         name: member.name.clone(),
@@ -374,7 +407,8 @@ fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
             epoch::MemberState::Normal => MemberState::Normal,
         },
         liveness: Liveness::Alive,
-        cores: plan.cores,
+        // What others have is not known before they say so.
+        cores: if is_own { plan.cores } else { 0 },
         placement: MemberId(member.placement),
         tokens: ring
             .vnodes()
@@ -382,7 +416,7 @@ fn member_view(plan: &Plan, ring: &Ring, member: &Member) -> MemberView {
             .filter(|vnode| vnode.member == member.id)
             .map(|vnode| vnode.token)
             .collect(),
-        build: env!("CARGO_PKG_VERSION").to_owned(),
+        build: if is_own { env!("CARGO_PKG_VERSION").to_owned() } else { String::new() },
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod error;
 pub mod ids;
+pub mod join;
 pub mod limits;
 pub mod mutant;
 pub mod prng;

@@ -47,11 +47,16 @@ pub enum Mutant {
     SupersededWriteBack,
     ExpiryUnhappensAtAnother,
     CollectsWithoutAll,
+    // Of agreement on epochs.
+    PaxosAcceptBelowPromise,
+    PaxosPromiseForgotten,
+    PaxosNonVoterCounted,
+    PaxosAcceptedIgnored,
 }
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 38] = [
+    pub const ALL: [Mutant; 42] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -90,6 +95,10 @@ impl Mutant {
         Mutant::SupersededWriteBack,
         Mutant::ExpiryUnhappensAtAnother,
         Mutant::CollectsWithoutAll,
+        Mutant::PaxosAcceptBelowPromise,
+        Mutant::PaxosPromiseForgotten,
+        Mutant::PaxosNonVoterCounted,
+        Mutant::PaxosAcceptedIgnored,
     ];
 }
 

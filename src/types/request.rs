@@ -3,8 +3,10 @@
 use super::clock::Mono;
 use super::error::Failure;
 use super::ids::OperationId;
+use super::join::{JoinRequest, Joined};
 use super::token::Token;
 use super::version::{Hlc, Version};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -71,6 +73,8 @@ pub enum Operation {
     },
     /// Records of one core in (token, key) order.
     Scan(ScanRange),
+    /// A node wants to become a member: to core 0.
+    Join(Box<JoinRequest>),
 }
 
 /// One core's share of a page.
@@ -168,6 +172,8 @@ pub enum Answer {
     Replicated,
     /// To [`Operation::Scan`].
     Page(Page),
+    /// To [`Operation::Join`].
+    Joined(Joined),
 }
 
 /// Who asked, in the shell's terms: the reply carries it back unread.
@@ -181,7 +187,10 @@ impl Operation {
     /// Does it change data?
     pub fn is_write(&self) -> bool {
         match self {
-            Operation::Put { .. } | Operation::Delete { .. } | Operation::Replicate { .. } => true,
+            Operation::Put { .. }
+            | Operation::Delete { .. }
+            | Operation::Replicate { .. }
+            | Operation::Join(_) => true,
             Operation::Read { .. } | Operation::Scan(_) => false,
         }
     }
@@ -193,7 +202,7 @@ impl Operation {
             | Operation::Put { key, .. }
             | Operation::Delete { key, .. }
             | Operation::Replicate { key, .. } => Some(key),
-            Operation::Scan(_) => None,
+            Operation::Scan(_) | Operation::Join(_) => None,
         }
     }
 }

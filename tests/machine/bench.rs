@@ -1,11 +1,12 @@
 //! A machine on a fresh log, and what it has asked for.
 
 use bytes::Bytes;
+use ringcore::cluster::control::CoreReport;
 use ringcore::cluster::epoch::Epoch;
 use ringcore::cluster::ring::Ring;
 use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
-use ringcore::node::machine::{Machine, MachineConfig, MoveReport};
+use ringcore::node::machine::{Machine, MachineConfig};
 use ringcore::replication::messages::Message;
 use ringcore::storage::block::{self, BLOCK_BYTES, HEADER_BYTES, Reading, Seal};
 use ringcore::storage::log::{BatchPlan, Log};
@@ -59,7 +60,7 @@ pub(crate) struct Bench {
     pub(crate) replies: VecDeque<(Asker, Reply)>,
     pub(crate) sent: VecDeque<(MemberId, Message)>,
     pub(crate) epochs_asked: Vec<MemberId>,
-    pub(crate) moved: Vec<MoveReport>,
+    pub(crate) moved: Vec<CoreReport>,
     pub(crate) segments_wanted: Vec<SegmentId>,
     pub(crate) halted: Option<String>,
     /// All blocks of the log, in order.
@@ -141,6 +142,12 @@ impl Bench {
                 Effect::Send { to, message } => self.sent.push_back((to, message)),
                 Effect::AskEpoch(member) => self.epochs_asked.push(member),
                 Effect::Moved(report) => self.moved.push(report),
+                Effect::SendControl { .. }
+                | Effect::Occupied { .. }
+                | Effect::Publish(_)
+                | Effect::Opine(_)
+                | Effect::AskCores { .. }
+                | Effect::Note(_) => panic!("no machine here speaks for its node"),
                 Effect::PrepareSegment(segment) => self.segments_wanted.push(segment),
                 Effect::Halt(why) => self.halted = Some(why),
             }

@@ -55,8 +55,8 @@ fn empty_slots_are_confirmed_by_both_and_then_written_by_both() {
     let mut there = joiner(&begun, OTHER);
     together(&mut here, &mut there, 2_000);
     for bench in [&here, &there] {
-        let reports: Vec<_> = bench.moved.iter().map(|report| (report.epoch, report.refused)).collect();
-        assert_eq!(reports, [(2, None)]);
+        let last = bench.moved.last().map(|report| (report.epoch, report.refused));
+        assert_eq!(last, Some((2, None)));
     }
     here.step(Event::Epoch(Arc::clone(&owned)));
     there.step(Event::Epoch(owned));

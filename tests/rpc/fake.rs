@@ -174,7 +174,7 @@ impl Fake {
                 }
                 Ok(Answer::Replicated)
             }
-            Operation::Scan(_) => panic!("a scan needs a core"),
+            Operation::Scan(_) | Operation::Join(_) => panic!("it needs a core"),
         }
     }
 

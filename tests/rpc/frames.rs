@@ -3,6 +3,11 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use ringcore::cluster::epoch::Epoch;
+use ringcore::cluster::liveness::{Belief, OPINIONS_MAX, Opinion, Standing};
+use ringcore::cluster::messages::{ControlMessage, Heartbeat, Probing};
+use ringcore::cluster::paxos::Ballot;
+use ringcore::cluster::slot_set::SlotSet;
 use ringcore::replication::messages::{
     AttemptId, Dead, Found, Holding, LISTED_MAX, Message, MessageBody, News, OwnedRecord, PARTS, Replaced,
     TokenRange, Verdict,
@@ -19,25 +24,97 @@ use ringcore::types::{
     ClusterId, CoreId, Failure, Hlc, Limits, MemberId, OperationId, Outcome, Reason, SLOTS, Slot, Token,
     Version,
 };
+use std::sync::Arc;
 
 /// Bodies that a message may have.
 const BODIES: u64 = 16;
 
-/// A message that any node might send.
+/// Messages about membership and liveness.
+const CONTROLS: u64 = 13;
+
+/// A message about a slot that any node might send.
 pub(crate) fn random(prng: &mut Prng) -> Frame {
+    Frame::Slot(random_message(prng))
+}
+
+pub(crate) fn random_message(prng: &mut Prng) -> Message {
     let kind = prng.below(BODIES);
-    random_of(prng, kind)
+    message_of(prng, kind)
 }
 
 fn random_of(prng: &mut Prng, kind: u64) -> Frame {
+    match kind.checked_sub(BODIES) {
+        None => Frame::Slot(message_of(prng, kind)),
+        Some(kind) => Frame::Control(Box::new(control(prng, kind))),
+    }
+}
+
+fn control(prng: &mut Prng, kind: u64) -> ControlMessage {
+    let epoch = Arc::new(Epoch::of_members(ClusterId([7; 16]), 3, 1 + prng.below(4) as u32));
+    let (number, ballot) = (epoch.number, ballot(prng));
+    match kind {
+        0 => ControlMessage::Probe(probing(prng)),
+        1 => ControlMessage::ProbeAnswer(probing(prng)),
+        2 => ControlMessage::Heartbeat(heartbeat(prng)),
+        3 => ControlMessage::HeartbeatAnswer(heartbeat(prng)),
+        4 => ControlMessage::FetchEpoch { above: self::number(prng) },
+        5 => ControlMessage::News(epoch),
+        6 => ControlMessage::Prepare { number: self::number(prng), ballot },
+        7 => {
+            let accepted = prng.chance(500).then(|| (self::ballot(prng), epoch));
+            ControlMessage::Promise { number, ballot, accepted }
+        }
+        8 => ControlMessage::Accept { ballot, epoch },
+        9 => ControlMessage::Accepted { number: self::number(prng), ballot },
+        10 => ControlMessage::Refused { number: self::number(prng), ballot, promised: self::ballot(prng) },
+        11 => ControlMessage::AskOccupied { question: self::number(prng) },
+        _ => {
+            let mut slots = SlotSet::default();
+            slots.extend((0..prng.below(50)).map(|_| Slot(prng.below(SLOTS as u64) as u16)));
+            ControlMessage::Occupied { question: self::number(prng), slots }
+        }
+    }
+}
+
+fn ballot(prng: &mut Prng) -> Ballot {
+    Ballot { round: number(prng), member: MemberId(number(prng) as u32) }
+}
+
+fn probing(prng: &mut Prng) -> Probing {
+    let opinion = |prng: &mut Prng| Opinion {
+        member: MemberId(number(prng) as u32),
+        standing: Standing {
+            incarnation: number(prng),
+            number: number(prng) as u32,
+            belief: if prng.chance(500) { Belief::Alive } else { Belief::Suspected },
+        },
+    };
+    let opinions = (0..prng.below(1 + OPINIONS_MAX as u64)).map(|_| opinion(prng)).collect();
+    Probing { sequence: number(prng), incarnation: number(prng), opinions }
+}
+
+fn heartbeat(prng: &mut Prng) -> Heartbeat {
+    Heartbeat {
+        sequence: number(prng),
+        epoch: number(prng),
+        moved: number(prng),
+        refused: prng.chance(500).then(|| Slot(prng.below(SLOTS as u64) as u16)),
+        clock_ms: number(prng),
+        hlc: Hlc(number(prng)),
+        starts: number(prng),
+        cores: number(prng) as u16,
+    }
+}
+
+fn message_of(prng: &mut Prng, kind: u64) -> Message {
     let news = News { round: round(prng), floor: version(prng) };
-    Frame::Slot(Message {
+    Message {
         slot: Slot(prng.below(SLOTS as u64) as u16),
         configuration: number(prng),
         hlc: Hlc(number(prng)),
         news: if prng.chance(500) { News::default() } else { news },
         body: body(prng, kind),
-    })
+    }
 }
 
 fn body(prng: &mut Prng, kind: u64) -> MessageBody {
@@ -227,7 +304,7 @@ fn every_message_survives_the_wire() {
         let mut prng = Prng::new(seed);
         let count = prng.between(1, 4);
         let frames: Vec<Frame> =
-            (0..count).map(|index| random_of(&mut prng, (seed + index) % BODIES)).collect();
+            (0..count).map(|index| random_of(&mut prng, (seed + index) % (BODIES + CONTROLS))).collect();
         let decoded = wire::decode(body_of(wire::encode(frames.clone())), &limits);
         assert_eq!(decoded.expect("well-formed"), frames, "seed {seed}");
     }
@@ -247,7 +324,7 @@ fn keys_and_values_are_slices_of_what_was_received() {
         previous: false,
         repair: false,
     };
-    let Frame::Slot(message) = random_of(&mut Prng::new(1), 4);
+    let message = message_of(&mut Prng::new(1), 4);
     let received = body_of(wire::encode([Frame::Slot(Message { body, ..message })]));
     let here = received.as_ptr() as usize..received.as_ptr() as usize + received.len();
     let frames = wire::decode(received.clone(), &Limits::default()).unwrap();

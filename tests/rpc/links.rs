@@ -2,7 +2,7 @@
 
 use super::client::{Bench, Tokio, framed, run, still_pending};
 use super::fake::settle;
-use super::frames::{hello, random};
+use super::frames::{hello, random, random_message};
 use bytes::Bytes;
 use ringcore::rpc::backend::View;
 use ringcore::rpc::peer::dial::{Dialer, LinkError};
@@ -213,7 +213,7 @@ fn held_up_link_survives_a_window_full_of_small_requests() {
             let body = ringcore::replication::messages::MessageBody::Survey {
                 attempt: ringcore::replication::messages::AttemptId(attempt),
             };
-            let Frame::Slot(message) = random(&mut Prng::new(1));
+            let message = random_message(&mut Prng::new(1));
             Frame::Slot(ringcore::replication::messages::Message { body, ..message })
         };
         for attempt in 0..30_000 {
@@ -344,7 +344,7 @@ fn malformed_and_oversized_requests_end_the_link() {
 fn values_of_every_length_pass_and_their_bytes_are_given_back() {
     linked(async |bench| {
         let sender = Sender::new(&bench, hello(), 64 << 10);
-        let Frame::Slot(message) = random(&mut Prng::new(9));
+        let message = random_message(&mut Prng::new(9));
         let frames: Vec<Frame> = [0, 1, 16_000, 57_000, 65_536, 300_000, 1 << 20]
             .into_iter()
             .map(|length| {

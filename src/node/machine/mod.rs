@@ -12,21 +12,24 @@ mod exchanges;
 mod forwards;
 mod moves;
 mod peers;
+mod plane;
 mod reads;
 mod rounds;
 mod writes;
 
 use self::exchanges::Exchanges;
 use self::forwards::Route;
-pub use self::moves::MoveReport;
 use self::moves::Moves;
+pub use self::plane::Plane;
 use self::rounds::Rounds;
 use super::effect::{Effect, Effects};
 use super::event::{Event, Opinion};
 use super::scan;
 use super::stats::Stats;
 use super::sweep::Sweep;
+use crate::cluster::control::ControlEvent;
 use crate::cluster::ring::Ring;
+use crate::cluster::slot_set::SlotSet;
 use crate::replication::coordinator::{Coordinator, Operation as Open};
 use crate::replication::forward::Requester;
 use crate::replication::messages::{AttemptId, Message, MessageBody, News, OwnedRecord, Replaced};
@@ -41,6 +44,7 @@ use crate::types::request::{Answer, Expiry, Level, Operation, Request};
 use crate::types::{
     Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
 };
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::Arc;
@@ -89,6 +93,8 @@ pub struct Machine {
     moves: Moves,
     exchanges: Exchanges,
     rounds: Rounds,
+    /// Of core 0.
+    plane: Option<Box<Plane>>,
     /// Below which number each client waits for no answer, as far as the log does not say so yet.
     done: BTreeMap<u64, u64>,
     /// The latest clock reading that was logged because somebody is told of an end by it, and its ticket.
@@ -131,6 +137,7 @@ impl Machine {
             moves: Moves::default(),
             exchanges: Exchanges::default(),
             rounds: Rounds::default(),
+            plane: None,
             done: BTreeMap::new(),
             told: (Hlc::ZERO, Ticket::RECOVERED),
             sweep: Sweep::default(),
@@ -169,6 +176,15 @@ impl Machine {
             }
             Event::Epoch(ring) => self.epoch(now, ring, out),
             Event::Opinion(opinion) => self.opinion(now, opinion, out),
+            Event::Control { from, message } => self.control_heard(now, from, *message, out),
+            Event::Moved(report) => self.plane_step(now, ControlEvent::Cores(report), out),
+            Event::AskEpoch(member) => self.fetch_epoch(member, out),
+            Event::AskOccupied { round } => {
+                out.after(self.replica.wait_for_all(), Effect::Occupied { round, slots: self.occupied() });
+            }
+            Event::Occupied { round, core, slots } => {
+                self.plane_step(now, ControlEvent::Occupied { round, core, slots }, out);
+            }
             Event::Tick => self.tick(now, out),
             Event::Stop => self.stopping = true,
         }
@@ -215,7 +231,11 @@ impl Machine {
 
     /// Does anything wait for the log or for time to pass? Ticks must then come every 5 ms.
     pub fn is_busy(&self) -> bool {
-        !self.is_quiet() || self.replica.log().wants_tick() || self.is_moving() || self.is_exchanging()
+        !self.is_quiet()
+            || self.replica.log().wants_tick()
+            || self.is_moving()
+            || self.is_exchanging()
+            || self.is_watching()
     }
 
     /// Has everything that was taken on come to its end?
@@ -286,6 +306,11 @@ impl Machine {
                 out.reply(wait, from, Ok(Answer::Page(page)));
                 Ok(())
             }
+            Operation::Join(join) => {
+                let Requester::Here(asker) = from else { return Err(no_place()) };
+                self.join(now, asker, (**join).clone(), request.deadline, out);
+                Ok(())
+            }
             Operation::Replicate { key, value, timestamp } => {
                 self.check_value(value)?;
                 let version = Version::new(*timestamp, MemberId::NONE);
@@ -339,7 +364,9 @@ impl Machine {
                     RecordRef { key, version: Version::ZERO, expires_at_ms: 0, body: Body::Tombstone };
                 self.write(now, clock_ms, from, request, (record, None, *previous), (token, sets), out)
             }
-            Operation::Scan(_) | Operation::Replicate { .. } => unreachable!("they concern this node alone"),
+            Operation::Scan(_) | Operation::Replicate { .. } | Operation::Join(_) => {
+                unreachable!("they concern no key, or this node alone")
+            }
         }
     }
 
@@ -433,6 +460,7 @@ impl Machine {
         self.stats.rounds += rounds.len() as u64;
         self.stats.collected += collected;
         out.release(durable);
+        self.plane_written(now, durable, out);
         for slot in rounds {
             self.announce(slot, out);
         }
@@ -471,6 +499,7 @@ impl Machine {
         }
         self.step_moves(now, out);
         self.step_exchanges(now, out);
+        self.tick_plane(now, out);
         let clock_ms = self.clock.read(now);
         self.replica.shard_mut().identities_mut().expire(clock_ms, EXPIRED_IDENTITIES_PER_TICK);
         self.log_done();
@@ -507,6 +536,14 @@ impl Machine {
             Some(Open::Read(_)) => self.read_again(now, attempt, out),
             Some(Open::Forward(_)) | None => {}
         }
+    }
+
+    /// Slots of this core that hold any record, dead or alive.
+    fn occupied(&self) -> SlotSet {
+        let slots = Slot::of_core(self.config.core, self.config.cores);
+        let mut occupied = SlotSet::default();
+        occupied.extend(slots.filter(|slot| self.replica.holds_any(*slot)));
+        occupied
     }
 
     fn is_suspected(&self, member: MemberId) -> bool {

@@ -4,6 +4,7 @@
 //! that moves slots with data is decided elsewhere.
 
 use super::Machine;
+use crate::cluster::control::CoreReport;
 use crate::node::effect::{Effect, Effects};
 use crate::replication::messages::{AttemptId, Holding, MessageBody};
 use crate::replication::quorum::{ReplicaSets, Replicas};
@@ -18,10 +19,10 @@ const ASK_AGAIN_MS: u64 = 250;
 /// How often a slot's replicas may hold what this core lacks before the move is refused: writes under way arrive here too.
 const TRIES_MAX: u32 = 40;
 
-/// The move that this core takes part in, if there is one.
+/// The moves that this core takes part in.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// The epoch that began it.
+    /// The epoch that the core speaks of.
     epoch: u64,
     /// Slots of this core that are not confirmed, whose new owners this member is one of.
     waiting: BTreeMap<Slot, Moving>,
@@ -40,22 +41,10 @@ struct Moving {
     ask_at: Option<Mono>,
 }
 
-/// What became of a core's part in a move.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MoveReport {
-    /// The epoch that began it; its slots' configurations are of this or an earlier epoch.
-    pub epoch: u64,
-    /// A slot that holds what cannot be moved.
-    pub refused: Option<Slot>,
-}
-
 impl Machine {
     /// A newer epoch is in force: takes up the slots that move here.
     pub(super) fn begin_moves(&mut self) {
-        let Some(epoch) = self.ring.epoch().slots.moving_since() else {
-            self.moves = Moves::default();
-            return;
-        };
+        let epoch = self.ring.epoch().number;
         let member = self.config.member;
         let moving = |slot: &Slot| self.ring.target(*slot).contains(&member);
         let slots: Vec<Slot> = Slot::of_core(self.config.core, self.config.cores).filter(moving).collect();
@@ -65,7 +54,7 @@ impl Machine {
 
     /// Asks for what is due, and tells core 0 when this core's part is done.
     pub(super) fn step_moves(&mut self, now: Now, out: &mut Effects) {
-        if self.moves.epoch == 0 || self.moves.told {
+        if self.moves.told {
             return;
         }
         let member = self.config.member;
@@ -107,7 +96,7 @@ impl Machine {
 
     /// Is anything of a move left to do here? Ticks must then come.
     pub(super) fn is_moving(&self) -> bool {
-        self.moves.epoch != 0 && !self.moves.told
+        !self.moves.told
     }
 
     /// An owner says what it holds of a slot.
@@ -163,7 +152,7 @@ impl Machine {
         if core::mem::replace(&mut self.moves.told, true) {
             return;
         }
-        let report = MoveReport { epoch: self.moves.epoch, refused };
+        let report = CoreReport { core: self.config.core, epoch: self.moves.epoch, refused };
         out.after(self.replica.wait_for_adoption(), Effect::Moved(report));
     }
 }

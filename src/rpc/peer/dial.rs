@@ -1,5 +1,5 @@
 //! One connection of a link, at the side that sends: hyper's HTTP/2 client, one call, and the request body that takes from
-//! [`Outgoing`]. How one comes to a connection, and what follows when it breaks, is the owner's business.
+//! `outgoing`. How one comes to a connection, and what follows when it breaks, is the owner's business.
 //!
 //! hyper spreads a connection over several tasks. Here they are one future: it wakes once for all that there is to say,
 //! and dropping it drops the connection.
@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -48,10 +49,10 @@ const ANSWER_BYTES_MAX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The connection broke, or does not speak HTTP/2.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", whole(.0))]
     Broken(#[from] hyper::Error),
     /// The peer ended the call, at once or later.
-    #[error("ended by the peer: {0}")]
+    #[error("ended by the peer: {}: {}", .0.code(), .0.message())]
     Ended(Status),
     /// No answer to the Hello.
     #[error("no answer within {HELLO_MS} ms")]
@@ -59,6 +60,17 @@ pub enum LinkError {
     /// An answer that is none of this protocol's.
     #[error("the peer answers what is no welcome")]
     NoWelcome,
+}
+
+/// What hyper says, and what made it say so.
+fn whole(error: &hyper::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// One core's end of all its links.
@@ -95,7 +107,7 @@ impl<B: Backend> Dialer<B> {
         let handshake = builder(self.backend.clone(), tasks.clone()).handshake(io);
         let (send, connection) =
             until(&self.backend, deadline, handshake).await.ok_or(LinkError::Silent)??;
-        let mut driver = Driver { connection: Some(connection), tasks, running: FuturesUnordered::new() };
+        let mut driver = Driver::new(connection, tasks);
         let gate = Rc::<Gate>::default();
         let body = LinkBody {
             hello: Some(wire::encode_hello(hello)),
@@ -268,7 +280,7 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// hyper's executor: tasks that its owner runs.
 #[derive(Clone, Default)]
-struct Tasks(Rc<RefCell<Vec<Task>>>);
+pub(super) struct Tasks(Rc<RefCell<Vec<Task>>>);
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, task: F) {
@@ -277,16 +289,25 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
 }
 
 /// A connection with all its tasks.
-struct Driver<T: Transport> {
+pub(super) struct Driver<T: Transport, B: Sent> {
     /// None once it takes no more calls.
-    connection: Option<Connection<Io<T>, LinkBody, Tasks>>,
+    connection: Option<Connection<Io<T>, B, Tasks>>,
     tasks: Tasks,
     running: FuturesUnordered<Task>,
 }
 
-impl<T: Transport> Driver<T> {
+/// A body that such a connection sends.
+pub(super) trait Sent: Body<Data = Bytes, Error = Infallible> + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error = Infallible> + Unpin + 'static> Sent for B {}
+
+impl<T: Transport, B: Sent> Driver<T, B> {
+    pub(super) fn new(connection: Connection<Io<T>, B, Tasks>, tasks: Tasks) -> Driver<T, B> {
+        Driver { connection: Some(connection), tasks, running: FuturesUnordered::new() }
+    }
+
     /// Runs the connection while something is waited for that happens on it.
-    async fn drive<R>(&mut self, wanted: impl Future<Output = R>) -> R {
+    pub(super) async fn drive<R>(&mut self, wanted: impl Future<Output = R>) -> R {
         let mut wanted = pin!(wanted);
         poll_fn(|cx| {
             loop {

@@ -39,7 +39,9 @@ pub(super) fn from_operation(operation: Operation) -> PbOperation {
             PbOperation::Put(forward::Put { key, value, expiry, previous })
         }
         Operation::Delete { key, previous } => PbOperation::Delete(forward::Delete { key, previous }),
-        Operation::Replicate { .. } | Operation::Scan(_) => unreachable!("neither is ever forwarded"),
+        Operation::Replicate { .. } | Operation::Scan(_) | Operation::Join(_) => {
+            unreachable!("none of these is ever forwarded")
+        }
     }
 }
 
@@ -78,7 +80,9 @@ pub(super) fn from_reply(reply: Reply) -> PbReply {
             had_old: answer.had_old,
             old: answer.old,
         }),
-        Ok(Answer::Replicated | Answer::Page(_)) => unreachable!("what they answer is never forwarded"),
+        Ok(Answer::Replicated | Answer::Page(_) | Answer::Joined(_)) => {
+            unreachable!("what they answer is never forwarded")
+        }
         Err(failure) => PbReply::Failure(from_failure(failure)),
     }
 }

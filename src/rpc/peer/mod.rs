@@ -4,10 +4,13 @@
 //! `outgoing` holds what waits, `dial` carries it over a connection, `serve` takes it in at the other end, and `wire` is
 //! the form in between.
 
+pub(crate) mod control;
 /// One connection of a link, at the side that sends.
 pub mod dial;
 mod exchange;
 mod forward;
+/// Requests to join.
+pub mod join;
 /// What a link has to say and has not said yet.
 pub mod outgoing;
 mod serve;
@@ -17,6 +20,8 @@ pub mod wire;
 pub(crate) use serve::{Refused, serve};
 
 use super::backend::{Phase, View};
+use crate::cluster::messages::ControlMessage;
+use crate::cluster::slot_set::SLOT_SET_BYTES;
 use crate::replication::messages::{Dead, Found, Message, MessageBody, OwnedRecord};
 use crate::types::request::{Answer, Operation};
 use crate::types::{ClusterId, CoreId, Failure, MemberId, Reason};
@@ -30,6 +35,8 @@ pub const FORMAT: u32 = 1;
 pub enum Frame {
     /// About a slot: for the core that owns it.
     Slot(Message),
+    /// About membership, or that somebody lives: for core 0.
+    Control(Box<ControlMessage>),
 }
 
 /// How a sender introduces itself.
@@ -61,12 +68,13 @@ impl Frame {
     pub fn core(&self, cores: u16) -> CoreId {
         match self {
             Frame::Slot(message) => message.slot.core(cores),
+            Frame::Control(_) => CoreId(0),
         }
     }
 
     /// The key that will be looked up for it, if there is one, and whether to change it.
     pub(crate) fn key(&self) -> Option<(&Bytes, bool)> {
-        let Frame::Slot(message) = self;
+        let Frame::Slot(message) = self else { return None };
         match &message.body {
             MessageBody::Write { record, .. } => Some((&record.key, true)),
             MessageBody::Read { key, .. } => Some((key, false)),
@@ -90,7 +98,10 @@ impl Frame {
     /// What it takes up while it waits, about; on the wire it takes less.
     pub(crate) fn weight(&self) -> usize {
         let record = |record: &OwnedRecord| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
-        let Frame::Slot(message) = self;
+        let message = match self {
+            Frame::Slot(message) => message,
+            Frame::Control(message) => return size_of::<Frame>() + control_bytes(message),
+        };
         let bytes = match &message.body {
             MessageBody::Write { record: it, .. }
             | MessageBody::ReadAnswer { found: Found::Record { record: it, .. }, .. } => record(it),
@@ -119,6 +130,27 @@ impl Frame {
             | MessageBody::SurveyAnswer { .. } => 0,
         };
         size_of::<Frame>() + bytes
+    }
+}
+
+/// What an epoch takes up, about.
+const EPOCH_BYTES: usize = 64 << 10;
+
+fn control_bytes(message: &ControlMessage) -> usize {
+    match message {
+        ControlMessage::News(_) | ControlMessage::Accept { .. } | ControlMessage::Promise { .. } => {
+            EPOCH_BYTES
+        }
+        ControlMessage::Occupied { .. } => SLOT_SET_BYTES,
+        ControlMessage::Probe(_)
+        | ControlMessage::ProbeAnswer(_)
+        | ControlMessage::Heartbeat(_)
+        | ControlMessage::HeartbeatAnswer(_)
+        | ControlMessage::FetchEpoch { .. }
+        | ControlMessage::Prepare { .. }
+        | ControlMessage::Accepted { .. }
+        | ControlMessage::Refused { .. }
+        | ControlMessage::AskOccupied { .. } => size_of::<ControlMessage>(),
     }
 }
 

@@ -51,15 +51,21 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<Respo
 pub(crate) struct Refused(RefCell<BTreeSet<(Option<IpAddr>, String)>>);
 
 impl Refused {
-    /// Tells of it if it is new: who is turned away comes again.
-    fn note(&self, remote: Option<IpAddr>, failure: &Failure) {
+    /// Tells of it if it is new (true): who is turned away comes again. That a node starts is nothing to tell.
+    fn note(&self, remote: Option<IpAddr>, failure: &Failure) -> bool {
+        if failure.reason == Reason::Starting {
+            return false;
+        }
         let mut known = self.0.borrow_mut();
         if known.len() >= REFUSALS_MAX {
             known.clear();
         }
-        if known.insert((remote, failure.to_string())) {
-            tracing::warn!(?remote, why = %failure, "a link is refused");
+        let new = known.insert((remote, failure.to_string()));
+        if new {
+            let remote = remote.map(tracing::field::display);
+            tracing::warn!(remote, why = %failure, "a link is refused");
         }
+        new
     }
 }
 
@@ -191,5 +197,26 @@ impl<B: Backend> Link<B> {
         }
         self.held = None;
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_once_for_each_address_and_reason() {
+        let refused = Refused::default();
+        let address = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let stranger = Failure::not_applied(Reason::NotMember).message("3 is no member of epoch 4");
+        assert!(refused.note(address(1), &stranger));
+        assert!(!refused.note(address(1), &stranger));
+        assert!(refused.note(address(2), &stranger));
+        assert!(refused.note(address(1), &Failure::not_applied(Reason::Malformed)));
+        assert!(!refused.note(address(1), &Failure::not_applied(Reason::Starting)));
+        for last in 0..=255 {
+            refused.note(address(last), &stranger);
+            assert!(refused.0.borrow().len() <= REFUSALS_MAX);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! the machine is given has the form that its types promise. Keys and values are slices of what was received.
 
 use super::{FORMAT, Frame, Hello, Welcome};
-use super::{exchange, forward};
+use super::{control, exchange, forward};
 use crate::replication::messages::{
     AttemptId, Found, Holding, Message, MessageBody, News, OwnedRecord, Replaced, Verdict,
 };
@@ -177,7 +177,12 @@ pub(super) fn decode_welcome(bytes: Bytes) -> Result<Welcome, Failure> {
 }
 
 fn from_frame(frame: Frame) -> pb::Frame {
-    let Frame::Slot(Message { slot, configuration, hlc, news, body }) = frame;
+    let Message { slot, configuration, hlc, news, body } = match frame {
+        Frame::Slot(message) => message,
+        Frame::Control(message) => {
+            return pb::Frame { body: Some(control::from_message(*message)), ..pb::Frame::default() };
+        }
+    };
     pb::Frame {
         slot: slot.0.into(),
         configuration,
@@ -194,6 +199,10 @@ fn to_frame(frame: pb::Frame, limits: &Limits) -> Result<Frame, WireError> {
     if frame.slot as usize >= SLOTS {
         return Err(WireError::Slot(frame.slot));
     }
+    let body = frame.body.ok_or(WireError::Missing("body"))?;
+    if let Some(message) = control::to_message(&body) {
+        return Ok(Frame::Control(Box::new(message?)));
+    }
     let news = News {
         round: Round { c: frame.round_configuration, i: frame.round_number },
         floor: version(frame.floor_clock, frame.floor_member),
@@ -203,7 +212,7 @@ fn to_frame(frame: pb::Frame, limits: &Limits) -> Result<Frame, WireError> {
         configuration: frame.configuration,
         hlc: Hlc(frame.clock),
         news,
-        body: to_body(frame.body.ok_or(WireError::Missing("body"))?, limits)?,
+        body: to_body(body, limits)?,
     }))
 }
 
@@ -324,6 +333,19 @@ fn to_body(body: Body, limits: &Limits) -> Result<MessageBody, WireError> {
             attempt: AttemptId(attempt),
             reply: reply.map(|reply| forward::to_reply(reply, limits)).transpose()?,
         },
+        Body::Probe(_)
+        | Body::ProbeAnswer(_)
+        | Body::Heartbeat(_)
+        | Body::HeartbeatAnswer(_)
+        | Body::FetchEpoch(_)
+        | Body::News(_)
+        | Body::Prepare(_)
+        | Body::Promise(_)
+        | Body::Accept(_)
+        | Body::Accepted(_)
+        | Body::Refused(_)
+        | Body::AskOccupied(_)
+        | Body::Occupied(_) => unreachable!("what is about no slot was taken out before"),
     })
 }
 
