@@ -358,6 +358,21 @@ fn what_one_reader_saw_ended_no_other_sees_again() {
 }
 
 #[test]
+fn answer_to_what_an_earlier_process_asked_is_an_answer_to_nobody() {
+    let mut three = Three::new();
+    three.coordinate(N1, put(b"k", b"v"), Level::Quorum);
+    three.run(|from, to, _| (from, to) == (N1, N2));
+    // Node 2's answer is under way when node 1 starts again and asks for something else.
+    let setup = Setup { members: 3, hlc_bound: Hlc::at_ms(BEGIN_MS + 100), ..Setup::default() };
+    *three.node(N1) = Bench::of_member(N1, setup);
+    let write = three.coordinate(N1, put(b"j", b"w"), Level::Quorum);
+    three.run(|from, to, _| (from, to) == (N2, N1));
+    assert!(three.answer(write).is_none(), "only this node holds it");
+    three.settle();
+    assert!(three.held(N2, b"j").is_some());
+}
+
+#[test]
 fn lost_messages_are_sent_again_until_the_deadline() {
     let mut three = Three::new();
     let write = three.coordinate(N1, put(b"k", b"v"), Level::Quorum);
