@@ -90,7 +90,7 @@ impl WriteState {
 impl World {
     /// A client asks for something, if it is time to.
     pub(super) fn ask(&mut self, client: usize) {
-        if self.phase == Phase::Audit {
+        if self.phase == Phase::Audit || (self.phase == Phase::Calm && client > 0) {
             return;
         }
         let Some(&(begin, _)) = self.bursts.iter().find(|(_, end)| self.now_ns < *end) else {
@@ -150,7 +150,7 @@ impl World {
 
     /// How long a client waits, and whether it must get what it asks for.
     fn deadline_ms(&mut self, site: usize, level: Level) -> (u64, bool) {
-        if self.phase != Phase::Healed {
+        if self.phase < Phase::Healed {
             let tight = self.prng.chance(self.options.tight_permille);
             let ms = if tight { self.prng.between(100, 1_000) } else { self.prng.between(1_000, 10_000) };
             return (ms, false);

@@ -1,7 +1,7 @@
 //! The nodes of a cluster: each with a disk, a clock and a life of its own.
 
 use super::options::Options;
-use super::{BEGIN_MS, Happening, IDLE_TICK_NS, MS, TICK_NS, World, trace};
+use super::{BEGIN_MS, Happening, MS, TICK_NS, World, trace};
 use crate::disk::{Latency, SimDisk};
 use crate::node::{Place, SimNode, held, open_member};
 use ringcore::cluster::ring::Ring;
@@ -205,8 +205,11 @@ impl World {
         for core in 0..node.cores.len() {
             let site = &self.sites[at];
             let Some(node) = &site.node else { return };
-            let pause =
-                if node.cores[core].with(|machine| machine.is_busy()) { TICK_NS } else { IDLE_TICK_NS };
+            let pause = if node.cores[core].with(|machine| machine.is_busy()) {
+                TICK_NS
+            } else {
+                self.options.idle_tick_ms * MS
+            };
             let due = self.now_ns + pause;
             if site.ticks[core] > due {
                 let life = site.life;

@@ -40,11 +40,12 @@ use std::sync::Arc;
 /// Wall clock at the beginning: some day in 2026.
 const BEGIN_MS: u64 = 1_790_000_000_000;
 const MS: u64 = 1_000_000;
-/// Ticks of a core that has work, and of one that has none: as the real shell's.
+/// Ticks of a core that has work: as the real shell's.
 const TICK_NS: u64 = 5 * MS;
-const IDLE_TICK_NS: u64 = 100 * MS;
 /// From the last fault until operations must succeed.
 const HEALED_NS: u64 = 10_000 * MS;
+/// How long clients then ask.
+const HEALING_NS: u64 = 500 * MS;
 /// Replicas of a key become equal without being read (G10). To be switched on with anti-entropy: until then only reads
 /// repair, and only what they read.
 const REPLICAS_BECOME_EQUAL: bool = false;
@@ -81,7 +82,10 @@ enum Happening {
 enum Phase {
     Faults,
     Healing,
+    /// Clients fight over keys.
     Healed,
+    /// One client only.
+    Calm,
     Audit,
 }
 
@@ -211,10 +215,16 @@ impl World {
         self.run_until(end);
         self.heal();
         let healed = self.now_ns + HEALED_NS;
-        self.bursts.push((self.now_ns, healed + 3_000 * MS));
+        self.bursts.push((self.now_ns, self.now_ns + HEALING_NS));
+        self.bursts.push((healed, healed + HEALING_NS));
         self.run_until(healed);
         self.phase = Phase::Healed;
-        self.run_until(healed + 3_000 * MS);
+        self.run_until(healed + HEALING_NS);
+        let calm = self.now_ns + HEALED_NS;
+        self.run_until(calm);
+        self.phase = Phase::Calm;
+        self.bursts.push((calm, calm + HEALING_NS));
+        self.run_until(calm + HEALING_NS);
         self.rest();
         self.audit();
         self.judge();
@@ -302,7 +312,8 @@ impl World {
         assert!(to < self.sites.len() && to != from, "a message to nobody");
         self.remember(from, to, &message);
         let forward = matches!(message.body, MessageBody::Forward { .. } | MessageBody::ForwardAnswer { .. });
-        trace::line(self.now_ns, None, || format!("  {from} -> {to}: {:?}", message.body));
+        let key = self.key_of(from, to, &message);
+        trace::line(self.now_ns, key, || format!("  {from} -> {to}: {:?}", message.body));
         match self.network.send(self.now_ns, Flight { from, to, message }) {
             Sending::Lost => {
                 if forward {
@@ -331,8 +342,8 @@ impl World {
             return;
         }
         self.trace = self.trace.rotate_left(9) ^ (from as u64) << 8 ^ to as u64 ^ message.hlc.0;
-        trace::line(self.now_ns, None, || format!("  {to} <- {from}: {}", name_of(&message.body)));
-        self.count(from, to, &message);
+        let key = self.key_of(from, to, &message);
+        trace::line(self.now_ns, key, || format!("  {to} <- {from}: {}", name_of(&message.body)));
         let from = MemberId(from as u32 + 1);
         self.attend(to, |node| {
             let core = node.core_of(message.slot);
@@ -345,14 +356,29 @@ impl World {
         self.answered(at, asker, reply);
     }
 
+    /// Of which key a message speaks, as far as that is known.
+    fn key_of<'a>(&'a self, from: usize, to: usize, message: &'a Message) -> Option<&'a [u8]> {
+        match &message.body {
+            MessageBody::Write { record, .. } => Some(&record.key),
+            MessageBody::Read { key, .. } => Some(key),
+            MessageBody::Forward { operation, .. } => operation.key().map(|key| &key[..]),
+            MessageBody::WriteAnswer { attempt, .. }
+            | MessageBody::ReadAnswer { attempt, .. }
+            | MessageBody::ForwardAnswer { attempt, .. } => {
+                self.said.get(&(to, from, attempt.0)).map(|said| &said.key[..])
+            }
+            MessageBody::Survey { .. } | MessageBody::SurveyAnswer { .. } => None,
+        }
+    }
+
     /// What is sent may make an answer to it worth counting.
     fn remember(&mut self, from: usize, to: usize, message: &Message) {
         let (attempt, key, version) = match &message.body {
             MessageBody::Write { attempt, record, .. } => (attempt, &record.key, record.version),
             MessageBody::Read { attempt, key, .. } => (attempt, key, Version::ZERO),
-            MessageBody::Forward { .. } => {
+            MessageBody::Forward { attempt, operation, .. } => {
                 self.forwards_sent += 1;
-                return;
+                (attempt, operation.key().expect("it has one"), Version::ZERO)
             }
             _ => return self.count_answer(from, to, message),
         };
@@ -391,14 +417,6 @@ impl World {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn count(&mut self, from: usize, to: usize, message: &Message) {
-        if let MessageBody::WriteAnswer { attempt, .. } | MessageBody::ReadAnswer { attempt, .. } =
-            &message.body
-        {
-            self.said.remove(&(to, from, attempt.0));
         }
     }
 

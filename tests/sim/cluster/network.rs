@@ -115,6 +115,7 @@ impl Network {
 
     /// From now on it only delays.
     pub(crate) fn heal(&mut self) {
+        self.options.reorders = false;
         (self.options.loss_permille, self.options.twice_permille) = (0, 0);
         self.options.jitter_us = self.options.jitter_us.min(5_000);
         for link in &mut self.links {

@@ -31,7 +31,7 @@ impl World {
     fn suspects(&mut self, at: usize) -> Vec<MemberId> {
         let delay_ns = match self.phase {
             Phase::Faults => self.options.opinions.delay_ms * MS,
-            Phase::Healing | Phase::Healed | Phase::Audit => 0,
+            Phase::Healing | Phase::Healed | Phase::Calm | Phase::Audit => 0,
         };
         let wrong = self.phase == Phase::Faults && self.fate.chance(self.options.opinions.wrong_permille);
         let mut suspects = Vec::new();

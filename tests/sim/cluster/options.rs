@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) opinions: OpinionOptions,
     pub(crate) clocks: ClockOptions,
     pub(crate) disk_latency_us: u64,
+    /// Between the ticks of a core that has nothing to do.
+    pub(crate) idle_tick_ms: u64,
     /// The last phase keeps as many nodes down as every slot can do without.
     pub(crate) heal_minority_down: bool,
     pub(crate) shape: Shape,
@@ -128,7 +130,7 @@ impl Options {
             replication: replication as u8,
             cores_max,
             change_cores: prng.chance(250),
-            clients: prng.between(2, 12) as usize,
+            clients: prng.between(2, 8) as usize,
             keys: prng.between(1, 6),
             skew_permille: some(prng, 700, 800),
             reads_permille: prng.between(200, 600),
@@ -140,10 +142,10 @@ impl Options {
             impatient_permille: some(prng, 300, 300),
             previous_permille: some(prng, 800, 1_000),
             tight_permille: some(prng, 600, 500),
-            bursts: prng.between(6, 12),
-            burst_ms: prng.between(200, 2_500),
-            lull_ms: prng.between(3_000, 20_000),
-            think_ms: prng.between(1, 120),
+            bursts: prng.between(6, 10),
+            burst_ms: prng.between(100, 1_200),
+            lull_ms: prng.between(5_000, 40_000),
+            think_ms: prng.between(2, 100),
             network: NetworkOptions {
                 latency_us: prng.between(50, 2_000),
                 jitter_us: if prng.chance(150) { prng.between(0, 300_000) } else { prng.between(0, 15_000) },
@@ -164,6 +166,7 @@ impl Options {
                 ten_years: prng.chance(300),
             },
             disk_latency_us: *choice(prng, &[0, 100, 1_000, 5_000, 20_000]),
+            idle_tick_ms: *choice(prng, &[100, 2_000, 10_000, 10_000]),
             heal_minority_down: prng.chance(300),
             shape: shape(prng),
         }

@@ -6,7 +6,7 @@ thread_local! {
     static LINES: RefCell<Option<Vec<Line>>> = const { RefCell::new(None) };
 }
 
-/// Lines shown of a run that failed.
+/// Lines shown of a run that failed, unless RINGCORE_LINES says otherwise.
 const SHOWN: usize = 120;
 
 struct Line {
@@ -34,8 +34,9 @@ pub(crate) fn line(at_ns: u64, key: Option<&[u8]>, text: impl FnOnce() -> String
 pub(crate) fn print(key: Option<&[u8]>) {
     let lines = LINES.with(|lines| lines.borrow_mut().take()).unwrap_or_default();
     let concerns = |line: &&Line| key.is_none() || line.key.is_none() || line.key.as_deref() == key;
+    let shown = std::env::var("RINGCORE_LINES").ok().and_then(|text| text.parse().ok()).unwrap_or(SHOWN);
     let lines: Vec<&Line> = lines.iter().filter(concerns).collect();
-    for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+    for line in &lines[lines.len().saturating_sub(shown)..] {
         println!("{:>14.6} {}", line.at_ns as f64 / 1e9, line.text);
     }
 }
