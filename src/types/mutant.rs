@@ -42,7 +42,6 @@ pub enum Mutant {
     NeverUnflushed,
     AnswersUnflushed,
     StoreBlindly,
-    AnswersKeptOverEpochs,
     NoWriteBack,
     SupersededWriteBack,
     ExpiryUnhappensAtAnother,
@@ -50,7 +49,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 37] = [
+    pub const ALL: [Mutant; 36] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -84,7 +83,6 @@ impl Mutant {
         Mutant::NeverUnflushed,
         Mutant::AnswersUnflushed,
         Mutant::StoreBlindly,
-        Mutant::AnswersKeptOverEpochs,
         Mutant::NoWriteBack,
         Mutant::SupersededWriteBack,
         Mutant::ExpiryUnhappensAtAnother,

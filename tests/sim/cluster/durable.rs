@@ -25,9 +25,13 @@ impl DurableImages {
         }
     }
 
+    /// Has the node's disk held the version?
+    pub(crate) fn has_held(&self, node: usize, key: &[u8], version: Version) -> bool {
+        self.nodes[node].get(key).is_some_and(|held| held.contains(&version))
+    }
+
     /// Those of the nodes whose disk has held the version.
     pub(crate) fn holders(&self, key: &[u8], version: Version, nodes: &[usize]) -> Vec<usize> {
-        let holds = |node: &usize| self.nodes[*node].get(key).is_some_and(|held| held.contains(&version));
-        nodes.iter().copied().filter(holds).collect()
+        nodes.iter().copied().filter(|node| self.has_held(*node, key, version)).collect()
     }
 }

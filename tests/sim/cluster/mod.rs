@@ -5,7 +5,7 @@
 //! slot connected, operations succeed again. Audit: every key is read through every node.
 //!
 //! The checkers stand apart from the cluster and from each other: `history` (versions and real time), `register` (values
-//! and real time), `durable` (what the disks have held).
+//! and real time), `durable` (what the disks have held), `words` (what nodes say to each other).
 
 mod answers;
 #[cfg(not(mutants))]
@@ -19,6 +19,7 @@ mod opinions;
 mod options;
 mod register;
 mod trace;
+mod words;
 
 use self::clients::{Client, Try, WriteState};
 use self::durable::DurableImages;
@@ -26,14 +27,15 @@ use self::members::Site;
 use self::network::{Flight, Network, Sending};
 use self::options::Options;
 use self::register::{Deed, Judgement, judge};
+use self::words::Words;
 use crate::history::History;
 use crate::node::{Sent, ring_of};
 use crate::world::Met;
 use ringcore::node::event::Event;
-use ringcore::replication::messages::{Found, Message, MessageBody, Verdict};
+use ringcore::replication::messages::{Message, MessageBody};
 use ringcore::types::prng::Prng;
 use ringcore::types::request::{Asker, Reply};
-use ringcore::types::{Hlc, MemberId, Token, Version};
+use ringcore::types::{MemberId, Token, Version};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -89,13 +91,6 @@ enum Phase {
     Audit,
 }
 
-/// What an offer or a question said, to understand its answer: only for counting rare states.
-struct Said {
-    key: Vec<u8>,
-    version: Version,
-    hlc: Hlc,
-}
-
 /// One run.
 pub(crate) struct World {
     options: Options,
@@ -121,8 +116,7 @@ pub(crate) struct World {
     deeds: BTreeMap<Vec<u8>, Vec<Deed>>,
     durable: DurableImages,
     mending: faults::Mendings,
-    said: BTreeMap<(usize, usize, u64), Said>,
-    forwards_sent: u64,
+    words: Words,
     forwards_begun: u64,
     /// Operations of the last phase that had to succeed, and those that did.
     pub(crate) lively: (u64, u64),
@@ -191,8 +185,7 @@ impl World {
             deeds: BTreeMap::new(),
             durable: DurableImages::new(members),
             mending: faults::Mendings::default(),
-            said: BTreeMap::new(),
-            forwards_sent: 0,
+            words: Words::default(),
             forwards_begun: 0,
             lively: (0, 0),
             met: Met::default(),
@@ -310,7 +303,7 @@ impl World {
     fn send(&mut self, from: usize, to: MemberId, message: Message) {
         let to = to.0 as usize - 1;
         assert!(to < self.sites.len() && to != from, "a message to nobody");
-        self.remember(from, to, &message);
+        self.said(from, to, &message);
         let forward = matches!(message.body, MessageBody::Forward { .. } | MessageBody::ForwardAnswer { .. });
         let key = self.key_of(from, to, &message);
         trace::line(self.now_ns, key, || format!("  {from} -> {to}: {:?}", message.body));
@@ -356,70 +349,6 @@ impl World {
         self.answered(at, asker, reply);
     }
 
-    /// Of which key a message speaks, as far as that is known.
-    fn key_of<'a>(&'a self, from: usize, to: usize, message: &'a Message) -> Option<&'a [u8]> {
-        match &message.body {
-            MessageBody::Write { record, .. } => Some(&record.key),
-            MessageBody::Read { key, .. } => Some(key),
-            MessageBody::Forward { operation, .. } => operation.key().map(|key| &key[..]),
-            MessageBody::WriteAnswer { attempt, .. }
-            | MessageBody::ReadAnswer { attempt, .. }
-            | MessageBody::ForwardAnswer { attempt, .. } => {
-                self.said.get(&(to, from, attempt.0)).map(|said| &said.key[..])
-            }
-            MessageBody::Survey { .. } | MessageBody::SurveyAnswer { .. } => None,
-        }
-    }
-
-    /// What is sent may make an answer to it worth counting.
-    fn remember(&mut self, from: usize, to: usize, message: &Message) {
-        let (attempt, key, version) = match &message.body {
-            MessageBody::Write { attempt, record, .. } => (attempt, &record.key, record.version),
-            MessageBody::Read { attempt, key, .. } => (attempt, key, Version::ZERO),
-            MessageBody::Forward { attempt, operation, .. } => {
-                self.forwards_sent += 1;
-                (attempt, operation.key().expect("it has one"), Version::ZERO)
-            }
-            _ => return self.count_answer(from, to, message),
-        };
-        let said = Said { key: key.to_vec(), version, hlc: message.hlc };
-        self.said.insert((from, to, attempt.0), said);
-    }
-
-    fn count_answer(&mut self, from: usize, to: usize, message: &Message) {
-        match &message.body {
-            MessageBody::WriteAnswer { attempt, verdict: Verdict::Held, .. } => {
-                let Some(said) = self.said.get(&(to, from, attempt.0)) else { return };
-                let Some(node) = &self.sites[from].node else { return };
-                let machine = crate::node::held(node, &said.key);
-                if machine.is_some_and(|held| held > said.version) {
-                    self.met.note("a version that was superseded counted as held");
-                }
-            }
-            MessageBody::WriteAnswer { verdict: Verdict::Unknown(_), .. } => {
-                self.met.note("a replica did not remember whether it held a version");
-            }
-            MessageBody::WriteAnswer { verdict: Verdict::Never(_), .. } => {
-                self.met.note("a replica never held a version");
-            }
-            MessageBody::WriteAnswer { verdict: Verdict::ClockAhead, .. } => {
-                self.met.note("a version was refused because of its clock");
-            }
-            MessageBody::ReadAnswer { attempt, found } => {
-                let end = match found {
-                    Found::Record { record, .. } => record.expires_at_ms,
-                    Found::Version { expires_at_ms, .. } => *expires_at_ms,
-                    Found::Stale => 0,
-                };
-                let Some(said) = self.said.get(&(to, from, attempt.0)) else { return };
-                if said.hlc.ms() < end && end <= message.hlc.ms() {
-                    self.met.note("an end lay between the clocks of a question and of its answer");
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Clients ask no more, and everything that is under way ends.
     fn rest(&mut self) {
         self.phase = Phase::Audit;
@@ -448,7 +377,7 @@ impl World {
             }
         }
         self.gather_all();
-        if self.forwards_sent > self.forwards_begun {
+        if self.words.forwards > self.forwards_begun {
             self.met.note("a request was handed on again");
         }
         if REPLICAS_BECOME_EQUAL {

@@ -22,6 +22,7 @@ pub(crate) struct Options {
     pub(crate) reads_permille: u64,
     pub(crate) deletes_permille: u64,
     pub(crate) ttl_permille: u64,
+    pub(crate) ttl_ms: u64,
     pub(crate) all_permille: u64,
     pub(crate) one_permille: u64,
     pub(crate) named_permille: u64,
@@ -136,6 +137,7 @@ impl Options {
             reads_permille: prng.between(200, 600),
             deletes_permille: some(prng, 850, 500),
             ttl_permille: if wild > 0 { 0 } else { some(prng, 400, 400) },
+            ttl_ms: *choice(prng, &[50, 500, 3_000]),
             all_permille: some(prng, 500, 300),
             one_permille: some(prng, 300, 150),
             named_permille: some(prng, 500, 1_000),
@@ -170,6 +172,17 @@ impl Options {
             heal_minority_down: prng.chance(300),
             shape: shape(prng),
         }
+    }
+
+    /// Many readers of one key whose values end soon, at nodes whose clocks differ.
+    #[cfg_attr(not(mutants), expect(dead_code, reason = "for a planted bug that is rare otherwise"))]
+    pub(crate) fn of_ends(&mut self) {
+        (self.members, self.replication, self.keys, self.skew_permille) = (3, 3, 1, 0);
+        (self.clients, self.think_ms, self.reads_permille) = (8, 10, 800);
+        (self.ttl_permille, self.ttl_ms, self.deletes_permille) = (1_000, 200, 0);
+        (self.one_permille, self.all_permille) = (0, 0);
+        self.clocks = ClockOptions { offset_ms: 200, drift_ppm: 0, wild: 0, ten_years: false };
+        self.faults.per_burst = 0;
     }
 
     /// Replicas of each slot.
