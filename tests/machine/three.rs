@@ -304,6 +304,22 @@ fn read_fetches_what_it_does_not_hold_itself() {
 }
 
 #[test]
+fn read_that_fetched_a_record_writes_it_back_although_one_replica_is_silent() {
+    let mut three = Three::new();
+    let write = three.coordinate(N1, put(b"k", b"v"), Level::Quorum);
+    three.lose();
+    assert!(three.answer(write).is_none());
+    let read = three.coordinate(N2, get(b"k"), Level::Quorum);
+    three.run(between(N1, N2));
+    assert!(three.answer(read).is_none(), "node 1 alone holds it");
+    // Node 3 is waited for a little; then node 2 takes the record itself.
+    three.live_ms(10);
+    three.run(between(N1, N2));
+    assert_eq!(&three.found(read).value[..], b"v");
+    assert_eq!(three.node(N2).machine.stats().reads_again, 0);
+}
+
+#[test]
 fn tombstone_travels_like_any_record() {
     let mut three = Three::new();
     let write = three.coordinate(N1, put(b"k", b"v"), Level::All);
