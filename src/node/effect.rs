@@ -79,6 +79,8 @@ pub struct Effects {
     /// In the order of tickets; each is above `durable`.
     held: VecDeque<(Ticket, Effect)>,
     durable: Ticket,
+    /// Answers to requests among those.
+    held_answers: usize,
     /// Of keys and values in `held`.
     held_bytes: usize,
 }
@@ -89,9 +91,9 @@ impl Effects {
         self.ready.pop_front()
     }
 
-    /// Effects that wait for the log.
+    /// Answers to requests that wait for the log.
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held_answers
     }
 
     /// Bytes of keys and values in answers and messages that wait for the log.
@@ -110,6 +112,7 @@ impl Effects {
             // Tickets rise, but a read may wait for one that is older than the last: keep the list sorted.
             Some(ticket) if ticket > self.durable => {
                 self.held_bytes += held_length(&effect);
+                self.held_answers += usize::from(matches!(effect, Effect::Reply { .. }));
                 let at = self.held.partition_point(|(held, _)| *held <= ticket);
                 self.held.insert(at, (ticket, effect));
             }
@@ -124,6 +127,7 @@ impl Effects {
         while self.held.front().is_some_and(|(ticket, _)| *ticket <= durable) {
             let (_, effect) = self.held.pop_front().expect("the front was just looked at");
             self.held_bytes -= held_length(&effect);
+            self.held_answers -= usize::from(matches!(effect, Effect::Reply { .. }));
             self.ready.push_back(effect);
         }
     }

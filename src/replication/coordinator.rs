@@ -2,16 +2,17 @@
 //! network, and not what an answer means: that the operations know.
 //!
 //! A message's name is its operation's. An operation that begins again gets another one: so an answer to what it asked
-//! before is an answer to nobody.
+//! before is an answer to nobody. Nor is one to a process that ran here before: each start names differently.
 
 use super::forward::ForwardOperation;
 use super::messages::AttemptId;
 use super::read::ReadOperation;
 use super::write::WriteOperation;
-use crate::types::Mono;
+use crate::types::{Hlc, Mono};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Until a replica that has not answered is asked again; doubles each time.
 const RESEND_MS: u32 = 250;
@@ -37,9 +38,11 @@ pub enum Operation {
 }
 
 /// The operations of one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Coordinator {
     operations: SlotMap<OperationKey, Open>,
+    /// What the names of this start are mixed with.
+    salt: u64,
     /// No operation is due before.
     next_due: Mono,
 }
@@ -64,6 +67,12 @@ impl Operation {
 }
 
 impl Coordinator {
+    /// No operations. `bound`: the clock's bound that the start found, which no start before it has found.
+    pub fn new(bound: Hlc) -> Coordinator {
+        let salt = xxh3_64(&bound.0.to_le_bytes());
+        Coordinator { operations: SlotMap::default(), salt, next_due: Mono(0) }
+    }
+
     /// Operations on their way.
     pub fn len(&self) -> usize {
         self.operations.len()
@@ -79,12 +88,13 @@ impl Coordinator {
         let pause_ms = if matches!(operation, Operation::Read(_)) { PATIENCE_MS } else { RESEND_MS };
         let due_at = now.after_ms(u64::from(pause_ms));
         self.next_due = self.next_due.min(due_at);
-        AttemptId(self.operations.insert(Open { operation, due_at, pause_ms }).data().as_ffi())
+        let key = self.operations.insert(Open { operation, due_at, pause_ms });
+        name(key, self.salt)
     }
 
     /// The operation of that name; None: it has ended, or goes by another name now.
     pub fn get_mut(&mut self, attempt: AttemptId) -> Option<&mut Operation> {
-        self.operations.get_mut(key(attempt)).map(|open| &mut open.operation)
+        self.operations.get_mut(self.key(attempt)).map(|open| &mut open.operation)
     }
 
     /// The write of that name.
@@ -113,7 +123,7 @@ impl Coordinator {
 
     /// The operation has ended.
     pub fn close(&mut self, attempt: AttemptId) -> Option<Operation> {
-        self.operations.remove(key(attempt)).map(|open| open.operation)
+        self.operations.remove(self.key(attempt)).map(|open| open.operation)
     }
 
     /// The operation begins again: no answer to what it asked before will reach it.
@@ -124,7 +134,7 @@ impl Coordinator {
 
     /// Names of all operations.
     pub fn attempts(&self) -> Vec<AttemptId> {
-        self.operations.keys().map(|key| AttemptId(key.data().as_ffi())).collect()
+        self.operations.keys().map(|key| name(key, self.salt)).collect()
     }
 
     /// Ends the operations whose deadline is past.
@@ -147,14 +157,18 @@ impl Coordinator {
             if open.due_at <= now {
                 open.pause_ms = (open.pause_ms * 2).clamp(RESEND_MS, RESEND_MS_MAX);
                 open.due_at = now.after_ms(u64::from(open.pause_ms));
-                due.push(AttemptId(key.data().as_ffi()));
+                due.push(name(key, self.salt));
             }
             self.next_due = self.next_due.min(open.due_at);
         }
         due
     }
+
+    fn key(&self, attempt: AttemptId) -> OperationKey {
+        OperationKey::from(KeyData::from_ffi(attempt.0 ^ self.salt))
+    }
 }
 
-fn key(attempt: AttemptId) -> OperationKey {
-    OperationKey::from(KeyData::from_ffi(attempt.0))
+fn name(key: OperationKey, salt: u64) -> AttemptId {
+    AttemptId(key.data().as_ffi() ^ salt)
 }

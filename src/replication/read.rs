@@ -150,7 +150,8 @@ impl ReadOperation {
     /// It has waited for long, or for all that it can hope to hear: what was heard must do.
     pub fn hurry(&mut self) -> ReadNext {
         self.hurried = true;
-        if self.chosen.is_some() && self.fetched_from.is_some() && !self.offered {
+        let is_here = self.best.as_ref().map(|(best, _)| best.version) == self.chosen;
+        if self.fetched_from.is_some() && !is_here {
             // Whoever was asked for the record does not answer.
             return ReadNext::StartOver;
         }

@@ -150,6 +150,7 @@ impl Replica {
             Admission::Wins => {}
             // What it replaced when it came first is not known any more; certainly not itself.
             Admission::Held => return (Taken::Held(wait.unwrap_or_default()), Replaced::default()),
+            Admission::Superseded(_) if planted(Mutant::StoreBlindly) => {}
             Admission::Superseded(newer) => {
                 let ever = self.ever_held.ask(token, record.version);
                 return (Taken::Superseded(newer, wait, ever), replaced);

@@ -178,9 +178,7 @@ impl WriteOperation {
     /// Counts from zero, with the slot's new replicas.
     pub fn reconfigure(&mut self, sets: ReplicaSets, configuration: u64) {
         (self.sets, self.configuration) = (sets, configuration);
-        if !planted(Mutant::AnswersKeptOverEpochs) {
-            self.begin_again();
-        }
+        self.begin_again();
     }
 
     /// Replicas that have said nothing that counts yet.

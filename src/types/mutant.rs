@@ -42,7 +42,6 @@ pub enum Mutant {
     NeverUnflushed,
     AnswersUnflushed,
     StoreBlindly,
-    AnswersKeptOverEpochs,
     NoWriteBack,
     SupersededWriteBack,
     ExpiryUnhappensAtAnother,
@@ -56,7 +55,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug, in the order of its number.
-    pub const ALL: [Mutant; 42] = [
+    pub const ALL: [Mutant; 41] = [
         Mutant::CutFirstBad,
         Mutant::NoGeneration,
         Mutant::NoDurable,
@@ -90,7 +89,6 @@ impl Mutant {
         Mutant::NeverUnflushed,
         Mutant::AnswersUnflushed,
         Mutant::StoreBlindly,
-        Mutant::AnswersKeptOverEpochs,
         Mutant::NoWriteBack,
         Mutant::SupersededWriteBack,
         Mutant::ExpiryUnhappensAtAnother,

@@ -162,6 +162,22 @@ fn read_fetches_what_it_does_not_hold_itself() {
 }
 
 #[test]
+fn read_that_fetched_a_record_writes_it_back_although_one_replica_is_silent() {
+    let mut three = Three::new();
+    let write = three.coordinate(N1, put(b"k", b"v"), Level::Quorum);
+    three.lose();
+    assert!(three.answer(write).is_none());
+    let read = three.coordinate(N2, get(b"k"), Level::Quorum);
+    three.run(between(N1, N2));
+    assert!(three.answer(read).is_none(), "node 1 alone holds it");
+    // Node 3 is waited for a little; then node 2 takes the record itself.
+    three.live_ms(10);
+    three.run(between(N1, N2));
+    assert_eq!(&three.found(read).value[..], b"v");
+    assert_eq!(three.node(N2).machine.stats().reads_again, 0);
+}
+
+#[test]
 fn tombstone_travels_like_any_record() {
     let mut three = Three::new();
     let write = three.coordinate(N1, put(b"k", b"v"), Level::All);
@@ -213,6 +229,21 @@ fn what_one_reader_saw_ended_no_other_sees_again() {
     assert!(three.node(N3).machine.stats().reads_again > 0);
     let wall = three.node(N3).now.wall_ms;
     assert!(wall < BEGIN_MS + 400, "by its own clock it lives");
+}
+
+#[test]
+fn answer_to_what_an_earlier_process_asked_is_an_answer_to_nobody() {
+    let mut three = Three::new();
+    three.coordinate(N1, put(b"k", b"v"), Level::Quorum);
+    three.run(|from, to, _| (from, to) == (N1, N2));
+    // Node 2's answer is under way when node 1 starts again and asks for something else.
+    let setup = Setup { members: 3, hlc_bound: Hlc::at_ms(BEGIN_MS + 100), ..Setup::default() };
+    *three.node(N1) = Bench::of_member(N1, setup);
+    let write = three.coordinate(N1, put(b"j", b"w"), Level::Quorum);
+    three.run(|from, to, _| (from, to) == (N2, N1));
+    assert!(three.answer(write).is_none(), "only this node holds it");
+    three.settle();
+    assert!(three.held(N2, b"j").is_some());
 }
 
 #[test]

@@ -36,6 +36,8 @@ struct Write {
 #[derive(Clone, Debug, Default)]
 struct KeyHistory {
     writes: BTreeMap<u64, Write>,
+    /// Which of them wrote a version that somebody was told of.
+    versions: BTreeMap<Version, u64>,
     /// The greatest version that anybody was told of.
     floor: Version,
     /// The operation that wrote it.
@@ -48,12 +50,21 @@ struct KeyHistory {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     keys: BTreeMap<Vec<u8>, KeyHistory>,
+    /// Whose key each operation wrote.
+    asked: BTreeMap<u64, Vec<u8>>,
     /// Answers checked.
     pub(crate) checked: u64,
 }
 
-/// What was known of a key when an operation began.
+/// How far the clock that judged an end may lie from the one that times are given by, milliseconds.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Skew {
+    pub(crate) ahead_ms: u64,
+    pub(crate) behind_ms: u64,
+}
+
+/// What was known of a key when an operation began.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Before {
     floor: Version,
     floor_write: Option<u64>,
@@ -84,12 +95,13 @@ impl History {
             begun_ms: now_ms,
             expires_at_ms: None,
         };
+        self.asked.insert(operation, key.to_vec());
         self.keys.entry(key.to_vec()).or_default().writes.insert(operation, write);
     }
 
     /// What is known of a key now.
     pub(crate) fn before(&self, key: &[u8]) -> Before {
-        let known = self.keys.get(key).cloned().unwrap_or_default();
+        let Some(known) = self.keys.get(key) else { return Before::default() };
         Before { floor: known.floor, floor_write: known.floor_write, expired: known.expired }
     }
 
@@ -99,8 +111,8 @@ impl History {
     }
 
     /// Is there a try of this write of which nothing is known?
-    pub(crate) fn is_unsure(&self, operation: u64) -> bool {
-        self.keys.values().filter_map(|history| history.writes.get(&operation)).any(|write| write.doubtful)
+    pub(crate) fn is_unsure(&mut self, operation: u64) -> bool {
+        self.any(operation).doubtful
     }
 
     /// A write was answered NOT_APPLIED: nobody may ever see it.
@@ -128,46 +140,62 @@ impl History {
                 "{operation} got a version that is not above what was known"
             );
         }
+        if !answer.old.is_empty() {
+            let old = operation_of(&answer.old);
+            let write = self.write(key, old);
+            assert!(old != operation, "{operation} replaced itself");
+            assert!(write.intent != Intent::Delete, "{old} is a deletion, but has a value");
+            assert!(!write.refused, "{old} was not applied, and {operation} replaced it");
+        }
+    }
+
+    /// Is the value that an acknowledged write says it replaced the one that lay just below it? Says why not.
+    pub(crate) fn check_old(
+        &mut self,
+        key: &[u8],
+        operation: u64,
+        before: &Before,
+        repeated: bool,
+        answer: &WriteAnswer,
+    ) -> Result<(), String> {
+        let wrong = |right: bool, why: String| if right { Ok(()) } else { Err(why) };
         if answer.had_old {
             let old = operation_of(&answer.old);
             let old_version = self.write(key, old).version;
-            assert!(
-                old_version.is_none_or(|version| version < answer.version),
-                "{operation} replaced {old}, which is newer"
-            );
+            let older = old_version.is_none_or(|version| version < answer.version);
+            wrong(older, format!("{operation} replaced {old}, which is newer"))?;
             if let Some(old_version) = old_version {
                 let between = |write: &&Write| {
                     write.version.is_some_and(|version| old_version < version && version < answer.version)
                 };
                 let history = self.keys.get(key).expect("the write was asked for");
                 let missed = history.writes.values().find(between);
-                assert!(missed.is_none(), "{operation} replaced {old}, but {missed:?} lay between");
+                wrong(missed.is_none(), format!("{operation} replaced {old}, but {missed:?} lay between"))?;
             }
             if let (Some(version), Some(floor_write), false) = (old_version, before.floor_write, repeated) {
                 let live = self.write(key, floor_write).intent == Intent::Put { ttl_ms: 0 };
-                assert!(
-                    !live || version >= before.floor,
-                    "{operation} replaced {old}, older than {floor_write}"
-                );
+                let newer = !live || version >= before.floor;
+                wrong(newer, format!("{operation} replaced {old}, older than {floor_write}"))?;
             }
         } else if let (Some(floor_write), false) = (before.floor_write, repeated) {
             // Something live was there, unless somebody else ended it meanwhile.
             let ended = self.may_have_ended(key, before.floor, answer.version);
             let live = self.write(key, floor_write).intent == Intent::Put { ttl_ms: 0 };
-            assert!(!live || ended, "{operation} saw no old value, but {floor_write} was there");
+            wrong(!live || ended, format!("{operation} saw no old value, but {floor_write} was there"))?;
         }
+        Ok(())
     }
 
-    /// A read was answered. `clock_ms` = the wall clock when it began and when it ended. Unless somebody tampered
-    /// with that clock (None), the node's own is not behind it, and at most `ahead_ms` ahead: each start may take the
-    /// 500 ms of the bound for time that has passed.
+    /// A read was answered. `clock_ms` = the clock when it began and when it ended. Unless somebody tampered with that
+    /// clock (None), the one that judged is not further from it than `skew`: each start may take the 500 ms of the bound for
+    /// time that has passed.
     pub(crate) fn read(
         &mut self,
         key: &[u8],
         before: &Before,
         answer: &ReadAnswer,
         clock_ms: (u64, u64),
-        ahead_ms: Option<u64>,
+        skew: Option<Skew>,
     ) {
         self.checked += 1;
         if answer.exists {
@@ -188,13 +216,15 @@ impl History {
                 Intent::Put { ttl_ms } => {
                     assert!(
                         // A clock that started within a millisecond of the wall's may be that much behind it.
-                        ahead_ms.is_none() || answer.expires_at_ms + 1 >= write.begun_ms + ttl_ms,
+                        skew.is_none_or(|skew| {
+                            answer.expires_at_ms + 1 + skew.behind_ms >= write.begun_ms + ttl_ms
+                        }),
                         "it ends too early: {} + {ttl_ms} > {}",
                         write.begun_ms,
                         answer.expires_at_ms
                     );
                     assert!(
-                        ahead_ms.is_none() || answer.expires_at_ms > clock_ms.0,
+                        skew.is_none_or(|skew| answer.expires_at_ms + skew.behind_ms > clock_ms.0),
                         "{operation} outlived its end"
                     );
                 }
@@ -221,12 +251,34 @@ impl History {
             answer.version
         );
         if answer.expires_at_ms != 0 {
-            let latest = ahead_ms.map_or(u64::MAX, |ahead| clock_ms.1 + ahead);
+            let latest = skew.map_or(u64::MAX, |skew| clock_ms.1 + skew.ahead_ms);
             assert!(answer.expires_at_ms <= latest, "{:?} ended too early", answer.version);
             let history = self.keys.entry(key.to_vec()).or_default();
             history.expired = history.expired.max(answer.version);
         }
         self.raise(key, None, answer.version);
+    }
+
+    /// A read at level ONE was answered: it may be old, but nothing else.
+    pub(crate) fn glimpsed(&mut self, key: &[u8], answer: &ReadAnswer) {
+        self.checked += 1;
+        if answer.exists {
+            let operation = operation_of(&answer.value);
+            self.learn(key, operation, answer.version);
+            let put = matches!(self.write(key, operation).intent, Intent::Put { .. });
+            assert!(put, "{operation} is a deletion, but has a value");
+        }
+    }
+
+    /// A write at level ONE was acknowledged.
+    pub(crate) fn dropped_in(&mut self, key: &[u8], operation: u64, version: Version) {
+        self.checked += 1;
+        self.learn(key, operation, version);
+    }
+
+    /// The operation that a value names.
+    pub(crate) fn named_by(value: &[u8]) -> u64 {
+        operation_of(value)
     }
 
     /// Keys that anything is known of.
@@ -248,25 +300,27 @@ impl History {
         assert!(!write.refused, "operation {operation} was not applied, and is seen");
         assert!(write.version.is_none_or(|known| known == version), "{operation} has two versions");
         write.version = Some(version);
-        let history = self.keys.get(key).expect("it was just looked at");
-        let same = history.writes.iter().filter(|(_, write)| write.version == Some(version)).count();
-        assert_eq!(same, 1, "{version:?} was issued twice for one key");
+        let history = self.keys.get_mut(key).expect("it was just looked at");
+        let first = *history.versions.entry(version).or_insert(operation);
+        assert_eq!(first, operation, "{version:?} was issued twice for one key");
         self.raise(key, Some(operation), version);
     }
 
     fn raise(&mut self, key: &[u8], operation: Option<u64>, version: Version) {
-        let history = self.keys.entry(key.to_vec()).or_default();
+        if !self.keys.contains_key(key) {
+            self.keys.insert(key.to_vec(), KeyHistory::default());
+        }
+        let history = self.keys.get_mut(key).expect("it was just made");
         if version > history.floor {
             history.floor = version;
-            history.floor_write = operation.or_else(|| {
-                history.writes.iter().find(|(_, w)| w.version == Some(version)).map(|(id, _)| *id)
-            });
+            history.floor_write = operation.or_else(|| history.versions.get(&version).copied());
         }
     }
 
     fn any(&mut self, operation: u64) -> &mut Write {
-        let found = self.keys.values_mut().find_map(|history| history.writes.get_mut(&operation));
-        found.expect("the write was asked for")
+        let key = self.asked.get(&operation).expect("the write was asked for");
+        let history = self.keys.get_mut(key).expect("it was asked for");
+        history.writes.get_mut(&operation).expect("it was asked for")
     }
 
     fn write(&mut self, key: &[u8], operation: u64) -> &mut Write {

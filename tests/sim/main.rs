@@ -9,6 +9,7 @@
     allow(dead_code, unused_imports, reason = "only the scenarios that a planted bug can fail are run")
 )]
 
+mod cluster;
 mod data_dir;
 mod disk;
 #[cfg(not(mutants))]

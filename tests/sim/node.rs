@@ -1,7 +1,8 @@
 //! One simulated node: the real machines and storage code, a shell of a few lines, and the simulated disk.
 //!
 //! The shell does what `runtime` does with glommio: it writes what the log plans, makes segments, rewrites parts, ticks.
-//! Its tasks are polled in a fixed order, so a seed gives one run.
+//! Its tasks are polled in a fixed order, so a seed gives one run. Messages to other members are the world's business:
+//! they pile up in [`SimNode::sent`].
 
 use crate::disk::{SimDisk, block_on};
 use ringcore::cluster::epoch::Epoch;
@@ -10,10 +11,12 @@ use ringcore::node::effect::{Effect, Effects};
 use ringcore::node::event::Event;
 use ringcore::node::image::{Host, Image};
 use ringcore::node::machine::{Machine, MachineConfig};
-use ringcore::storage::block::BLOCK_BYTES;
+use ringcore::replication::messages::Message;
+use ringcore::storage::block::{self, BLOCK_BYTES, HEADER_BYTES, Reading};
 use ringcore::storage::data_dir::{self, DataDirError, NodeFile, core_dir, segment_name};
 use ringcore::storage::disk::{Disk, DiskError, DiskErrorKind, DiskResult};
 use ringcore::storage::log::{BatchPlan, Log, Ticket};
+use ringcore::storage::log_record::{LogRecord, Records};
 use ringcore::storage::manifest::Manifest;
 use ringcore::storage::open::{
     OpenError, OpenOptions, begin_layout, needs_layout, open_core, prepare_segment,
@@ -23,7 +26,7 @@ use ringcore::storage::small_file::join;
 use ringcore::storage::snapshot::{DueRule, rewrite_part};
 use ringcore::types::mutant::{Mutant, planted};
 use ringcore::types::request::{Asker, Reply, Request};
-use ringcore::types::{ClusterId, CoreId, Limits, MemberId, Now, Token};
+use ringcore::types::{ClusterId, CoreId, Limits, MemberId, Now, Slot, Token, Version};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -48,16 +51,41 @@ pub(crate) struct Shape {
     pub(crate) memory_limit: usize,
 }
 
+/// Which member of which cluster a node is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) member: MemberId,
+    pub(crate) ring: Arc<Ring>,
+}
+
+/// What a core asks of other members.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    Message(MemberId, Message),
+    AskEpoch(MemberId),
+}
+
 /// A running node.
 pub(crate) struct SimNode {
     pub(crate) cores: Vec<SimCore>,
-    pub(crate) now: Rc<Cell<Now>>,
-    tasks: Rc<RefCell<Vec<Task>>>,
-    replies: Rc<RefCell<Vec<(Asker, Reply)>>>,
-    /// Why a core gave up.
-    pub(crate) halted: Rc<RefCell<Option<String>>>,
+    shared: Shared,
     /// Records that opening read from parts and from logs.
     pub(crate) read: (u64, u64),
+}
+
+/// What the cores of one process share.
+#[derive(Clone)]
+struct Shared {
+    now: Rc<Cell<Now>>,
+    tasks: Rc<RefCell<Vec<Task>>>,
+    /// Tasks begun so far.
+    begun: Rc<Cell<u64>>,
+    replies: Rc<RefCell<Vec<(Asker, Reply)>>>,
+    /// Why a core gave up.
+    halted: Rc<RefCell<Option<String>>>,
+    sent: Rc<RefCell<Vec<Sent>>>,
+    /// Versions of keys that have become durable, as the log's blocks say; not kept unless somebody wants to know.
+    durable: Option<Rc<RefCell<Vec<(Vec<u8>, Version)>>>>,
 }
 
 /// One core of it. Clones are the same core.
@@ -70,10 +98,7 @@ struct Inner {
     disk: SimDisk,
     dir: String,
     shape: LogShape,
-    now: Rc<Cell<Now>>,
-    tasks: Rc<RefCell<Vec<Task>>>,
-    replies: Rc<RefCell<Vec<(Asker, Reply)>>>,
-    halted: Rc<RefCell<Option<String>>>,
+    shared: Shared,
     parts_done: Cell<bool>,
 }
 
@@ -84,14 +109,33 @@ pub(crate) fn open(
     shape: &Shape,
     now: Rc<Cell<Now>>,
 ) -> Option<Result<SimNode, OpenError>> {
-    block_on(disk, open_node(disk, cores, shape, now))
+    let place = Place { member: MemberId::FIRST, ring: Arc::new(ring_of(1, 3)) };
+    block_on(disk, open_node(disk, &place, cores, shape, now, false))
+}
+
+/// As [`open`], for one member of several; what becomes durable is told by [`SimNode::take_durable`].
+pub(crate) fn open_member(
+    disk: &SimDisk,
+    place: &Place,
+    cores: u16,
+    shape: &Shape,
+    now: Rc<Cell<Now>>,
+) -> Option<Result<SimNode, OpenError>> {
+    block_on(disk, open_node(disk, place, cores, shape, now, true))
+}
+
+/// The first epoch's ring of so many members.
+pub(crate) fn ring_of(members: u32, replication: u8) -> Ring {
+    Ring::new(Epoch::of_members(ClusterId([9; 16]), replication, members))
 }
 
 async fn open_node(
     disk: &SimDisk,
+    place: &Place,
     cores: u16,
     shape: &Shape,
     now: Rc<Cell<Now>>,
+    tells_durable: bool,
 ) -> Result<SimNode, OpenError> {
     let options = OpenOptions {
         seed: 7,
@@ -101,24 +145,28 @@ async fn open_node(
     };
     let mut node = match data_dir::find(disk).await? {
         Some(node) => node,
-        None => data_dir::create(disk, ClusterId([9; 16]), MemberId::FIRST, "n1").await?,
+        None => {
+            let name = format!("n{}", place.member);
+            data_dir::create(disk, ClusterId([9; 16]), place.member, &name).await?
+        }
     };
     data_dir::sweep(disk, &node).await?;
     data_dir::count_start(disk, &mut node).await?;
     if needs_layout(disk, &node, cores).await? {
         begin_layout(disk, &mut node, cores, &options).await?;
     }
-    let mut sim = SimNode {
-        cores: Vec::new(),
+    let shared = Shared {
         now,
         tasks: Rc::default(),
+        begun: Rc::default(),
         replies: Rc::default(),
         halted: Rc::default(),
-        read: (0, 0),
+        sent: Rc::default(),
+        durable: tells_durable.then(Rc::default),
     };
-    let ring = Arc::new(Ring::new(Epoch::of_members(node.cluster, 3, 1)));
+    let mut sim = SimNode { cores: Vec::new(), shared, read: (0, 0) };
     for core in (0..cores).map(CoreId) {
-        open_one(disk, &node, core, shape, &options, &ring, &mut sim).await?;
+        open_one(disk, &node, core, shape, &options, &place.ring, &mut sim).await?;
     }
     // As the real shell: nothing is served before every core's start batch is durable.
     sim.cores.iter().for_each(|core| core.write_log());
@@ -130,7 +178,7 @@ async fn open_node(
     })
     .await;
     if !node.sources().is_empty() {
-        sim.tasks.borrow_mut().push(Box::pin(drop_sources(disk.clone(), node, sim.cores.clone())));
+        sim.shared.tasks.borrow_mut().push(Box::pin(drop_sources(disk.clone(), node, sim.cores.clone())));
     }
     Ok(sim)
 }
@@ -157,30 +205,27 @@ async fn open_one(
     }
     let log = Log::start(opened.shape, shape.limits.gathering_bytes_max, &opened.restart);
     let config = MachineConfig {
-        member: MemberId::FIRST,
+        member: node.member,
         core,
         cores: layout.cores,
         limits: shape.limits.clone(),
         memory_limit: shape.memory_limit / usize::from(layout.cores),
         hlc_bound: opened.hlc_bound,
     };
-    let machine = Machine::new(config, Arc::clone(ring), opened.take_shard(), log, sim.now.get());
+    let machine = Machine::new(config, Arc::clone(ring), opened.take_shard(), log, sim.shared.now.get());
     let sim_core = SimCore(Rc::new(Inner {
         machine: RefCell::new(machine),
         effects: RefCell::default(),
         disk: disk.clone(),
         dir,
         shape: opened.shape,
-        now: Rc::clone(&sim.now),
-        tasks: Rc::clone(&sim.tasks),
-        replies: Rc::clone(&sim.replies),
-        halted: Rc::clone(&sim.halted),
+        shared: sim.shared.clone(),
         parts_done: Cell::new(false),
     }));
     let rule = DueRule { round_bytes_min: shape.round_bytes };
     let task =
         snapshots(sim_core.clone(), core, layout.cores, opened.manifest, rule, !node.sources().is_empty());
-    sim.tasks.borrow_mut().push(Box::pin(task));
+    sim.shared.tasks.borrow_mut().push(Box::pin(task));
     sim.cores.push(sim_core);
     Ok(())
 }
@@ -246,7 +291,38 @@ impl SimNode {
     /// Lets all tasks go on that can; returns the replies that came.
     pub(crate) fn run(&self) -> Vec<(Asker, Reply)> {
         self.poll(&mut Context::from_waker(Waker::noop()));
-        std::mem::take(&mut self.replies.borrow_mut())
+        std::mem::take(&mut self.shared.replies.borrow_mut())
+    }
+
+    /// As [`SimNode::run`], until nothing more happens at this moment.
+    pub(crate) fn settle(&self) -> Vec<(Asker, Reply)> {
+        loop {
+            let begun = self.shared.begun.get();
+            self.poll(&mut Context::from_waker(Waker::noop()));
+            if self.shared.begun.get() == begun {
+                return std::mem::take(&mut self.shared.replies.borrow_mut());
+            }
+        }
+    }
+
+    /// Why a core gave up, if one did.
+    pub(crate) fn halted(&self) -> Option<String> {
+        self.shared.halted.borrow().clone()
+    }
+
+    /// What the cores have asked of other members since this was last called.
+    pub(crate) fn take_sent(&self) -> Vec<Sent> {
+        std::mem::take(&mut self.shared.sent.borrow_mut())
+    }
+
+    /// Versions of keys whose log record has become durable since this was last called.
+    pub(crate) fn take_durable(&self) -> Vec<(Vec<u8>, Version)> {
+        self.shared.durable.as_ref().map_or(Vec::new(), |durable| std::mem::take(&mut durable.borrow_mut()))
+    }
+
+    /// The core that owns a slot.
+    pub(crate) fn core_of(&self, slot: Slot) -> usize {
+        usize::from(slot.core(self.cores.len() as u16).0)
     }
 
     /// A tick of every core.
@@ -255,9 +331,9 @@ impl SimNode {
     }
 
     fn poll(&self, cx: &mut Context<'_>) {
-        let mut running = std::mem::take(&mut *self.tasks.borrow_mut());
+        let mut running = std::mem::take(&mut *self.shared.tasks.borrow_mut());
         running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
-        let mut tasks = self.tasks.borrow_mut();
+        let mut tasks = self.shared.tasks.borrow_mut();
         running.append(&mut tasks);
         *tasks = running;
     }
@@ -266,7 +342,7 @@ impl SimNode {
 /// Tasks hold cores, and cores the list of tasks: a node that ends must let go of one of them.
 impl Drop for SimNode {
     fn drop(&mut self) {
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
         drop(tasks);
     }
 }
@@ -274,35 +350,47 @@ impl Drop for SimNode {
 impl SimCore {
     pub(crate) fn step(&self, event: Event) {
         let inner = &self.0;
-        if inner.halted.borrow().is_some() {
+        let shared = &inner.shared;
+        if shared.halted.borrow().is_some() {
             return;
         }
         let mut effects = inner.effects.borrow_mut();
-        inner.machine.borrow_mut().step(inner.now.get(), event, &mut effects);
+        inner.machine.borrow_mut().step(shared.now.get(), event, &mut effects);
         while let Some(effect) = effects.pop() {
             match effect {
-                Effect::Reply { to, reply } => inner.replies.borrow_mut().push((to, reply)),
+                Effect::Reply { to, reply } => shared.replies.borrow_mut().push((to, reply)),
                 Effect::PrepareSegment(segment) => self.spawn(self.clone().prepare(segment)),
                 Effect::Halt(why) => self.halt(why),
+                // No core of this world speaks for its node.
                 Effect::Moved(_) => {}
-                other => panic!("{other:?} in a cluster of one"),
+                Effect::Send { to, message } => shared.sent.borrow_mut().push(Sent::Message(to, message)),
+                Effect::AskEpoch(to) => shared.sent.borrow_mut().push(Sent::AskEpoch(to)),
+                other => panic!("{other:?} of a core that hosts no control plane"),
             }
         }
         drop(effects);
         self.write_log();
     }
 
+    /// Answers and messages that wait for the log: how many, and the bytes of their keys and values.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let effects = self.0.effects.borrow();
+        (effects.held(), effects.held_bytes())
+    }
+
     fn halt(&self, why: String) {
-        self.0.halted.borrow_mut().get_or_insert(why);
+        self.0.shared.halted.borrow_mut().get_or_insert(why);
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.tasks.borrow_mut().push(Box::pin(task));
+        let shared = &self.0.shared;
+        shared.begun.set(shared.begun.get() + 1);
+        shared.tasks.borrow_mut().push(Box::pin(task));
     }
 
     /// Starts the writes that the log plans now.
     fn write_log(&self) {
-        while let Some(plan) = self.with(|machine| machine.next_batch(self.0.now.get())) {
+        while let Some(plan) = self.with(|machine| machine.next_batch(self.0.shared.now.get())) {
             let mut blocks = vec![0; plan.bytes()];
             self.with(|machine| machine.replica_mut().log_mut().encode(&plan, &mut blocks));
             self.spawn(self.clone().write(plan, blocks));
@@ -310,7 +398,12 @@ impl SimCore {
     }
 
     async fn write(self, plan: BatchPlan, blocks: Vec<u8>) {
+        let durable = self.0.shared.durable.clone();
+        let mut records = durable.as_ref().map_or(Vec::new(), |_| records_of(&self.0.shape, &blocks));
         let written = self.write_blocks(&plan, blocks).await;
+        if let (Some(durable), true) = (durable, written.is_ok()) {
+            durable.borrow_mut().append(&mut records);
+        }
         self.step(match written {
             Ok(()) => Event::Written(plan.ticket),
             Err(_) if planted(Mutant::RetriedFlush) => Event::Written(plan.ticket),
@@ -334,6 +427,21 @@ impl SimCore {
     }
 }
 
+/// The records that a batch makes durable, read from its blocks as a start would.
+fn records_of(shape: &LogShape, blocks: &[u8]) -> Vec<(Vec<u8>, Version)> {
+    let mut payload = Vec::new();
+    for block in blocks.chunks_exact(BLOCK_BYTES) {
+        let Reading::Intact(header) = block::open(shape.seal, block) else { panic!("a block just sealed") };
+        payload.extend_from_slice(&block[HEADER_BYTES..HEADER_BYTES + usize::from(header.used)]);
+    }
+    let record = |record| match record {
+        Ok(LogRecord::Record(entry)) => Some((entry.record.key.to_vec(), entry.record.version)),
+        Ok(_) => None,
+        Err(error) => panic!("a record just encoded: {error}"),
+    };
+    Records::new(&payload).filter_map(record).collect()
+}
+
 impl Host for SimCore {
     fn with<R>(&self, look: impl FnOnce(&mut Machine) -> R) -> R {
         look(&mut self.0.machine.borrow_mut())
@@ -341,7 +449,7 @@ impl Host for SimCore {
 
     async fn durable(&self, ticket: Ticket) -> DiskResult<()> {
         poll_fn(|_| {
-            if let Some(why) = &*self.0.halted.borrow() {
+            if let Some(why) = &*self.0.shared.halted.borrow() {
                 let error = DiskError { kind: DiskErrorKind::Io, context: why.clone() };
                 return Poll::Ready(Err(error));
             }
@@ -350,4 +458,12 @@ impl Host for SimCore {
         })
         .await
     }
+}
+
+/// The version that a node holds of a key, durable or not.
+pub(crate) fn held(node: &SimNode, key: &[u8]) -> Option<Version> {
+    let look = |machine: &mut Machine| {
+        machine.replica().shard().get(Token::of(key), key).map(|record| record.version)
+    };
+    node.owner(key).with(look)
 }

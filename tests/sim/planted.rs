@@ -2,7 +2,7 @@
 //! `RINGCORE_MUTANT=PartBeforeLog` runs the world with that one only.
 
 use crate::world::World;
-use crate::{data_dir, snapshot};
+use crate::{cluster, data_dir, snapshot};
 use ringcore::types::mutant::{Mutant, plant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -29,6 +29,25 @@ const IN_THE_WORLD: [(Mutant, u64); 11] = [
     (Mutant::AckEarly, 1_000),
     (Mutant::EndToldEarly, 4_000),
     (Mutant::HlcBoundIgnored, 1_000),
+];
+
+/// What whole clusters catch, and from which seed on within how many. Two coordinators must fight over a key.
+const IN_A_CLUSTER: [(Mutant, u64, u64); 15] = [
+    (Mutant::ReadBeforeDurable, 1, 200),
+    (Mutant::AckEarly, 1, 200),
+    (Mutant::RetriedFlush, 1, 200),
+    (Mutant::HlcBoundIgnored, 1, 200),
+    (Mutant::OneIsEnough, 1, 200),
+    (Mutant::SupersededCounts, 1, 200),
+    (Mutant::UnknownIsNever, 1, 400),
+    (Mutant::ForgottenIsNever, 1, 400),
+    (Mutant::RestampEarly, 1, 400),
+    (Mutant::NeverUnflushed, 1, 400),
+    (Mutant::AnswersUnflushed, 1, 200),
+    (Mutant::StoreBlindly, 1, 200),
+    (Mutant::NoWriteBack, 1, 200),
+    (Mutant::SupersededWriteBack, 1, 200),
+    (Mutant::ExpiryUnhappensAtAnother, 1, 400),
 ];
 
 /// What the log's own test plants (`tests/log_damage`).
@@ -88,14 +107,28 @@ fn every_planted_bug_is_caught() {
             None => missed.push(mutant),
         }
     }
+    for (mutant, first, seeds) in IN_A_CLUSTER {
+        if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
+            continue;
+        }
+        let sees = |seed: &u64| catches(mutant, || drop(cluster::run(*seed)));
+        match (first..first + seeds).find(sees) {
+            Some(seed) => println!("{mutant:?}: seed {seed} of clusters"),
+            None => missed.push(mutant),
+        }
+    }
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
 
 #[test]
 fn every_bug_that_can_be_planted_is_planted_somewhere() {
     let planted = SCENARIOS.map(|(mutant, _)| mutant).into_iter();
-    let planted = planted.chain(IN_THE_WORLD.map(|(mutant, _)| mutant));
-    let planted: Vec<Mutant> = planted.chain(IN_THE_LOG).chain(IN_AGREEMENT).collect();
+    let planted: Vec<Mutant> = planted
+        .chain(IN_THE_WORLD.map(|(mutant, _)| mutant))
+        .chain(IN_A_CLUSTER.map(|(mutant, ..)| mutant))
+        .chain(IN_THE_LOG)
+        .chain(IN_AGREEMENT)
+        .collect();
     for mutant in Mutant::ALL {
         assert!(planted.contains(&mutant), "{mutant:?} is planted nowhere");
     }

@@ -2,7 +2,7 @@
 //! restarts with other numbers of cores. One seed, one run.
 
 use crate::disk::{Fault, Latency, SimDisk};
-use crate::history::{Before, History, Intent, value_of};
+use crate::history::{Before, History, Intent, Skew, value_of};
 use crate::node::{Shape, SimNode, open};
 use bytes::Bytes;
 use ringcore::node::event::Event;
@@ -92,7 +92,7 @@ fn prng_choice<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {
 pub(crate) struct Met(pub(crate) BTreeMap<&'static str, u64>);
 
 impl Met {
-    fn note(&mut self, what: &'static str) {
+    pub(crate) fn note(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
     }
 
@@ -197,7 +197,7 @@ impl World {
             let ns = self.prng.below(3 * MS);
             self.pass(ns);
         }
-        if self.node.as_ref().is_some_and(|node| node.halted.borrow().is_some()) {
+        if self.node.as_ref().is_some_and(|node| node.halted().is_some()) {
             self.met.note("the node gave up after a failed write");
             self.crash();
             self.start();
@@ -338,12 +338,15 @@ impl World {
             (Kind::Read { begun_ms }, Ok(Answer::Read(answer))) => {
                 self.trace ^= answer.version.hlc.0;
                 let clock = (begun_ms, self.now.get().wall_ms);
-                let ahead_ms = (!self.jumped).then_some(1_000 + 500 * self.starts);
-                self.history.read(&open.key, &open.before, &answer, clock, ahead_ms);
+                let skew = Skew { ahead_ms: 1_000 + 500 * self.starts, behind_ms: 0 };
+                let skew = (!self.jumped).then_some(skew);
+                self.history.read(&open.key, &open.before, &answer, clock, skew);
             }
             (Kind::Write { operation, repeated, .. }, Ok(Answer::Write(answer))) => {
                 self.trace ^= answer.version.hlc.0;
                 self.history.written(&open.key, operation, &open.before, repeated, &answer);
+                let exact = self.history.check_old(&open.key, operation, &open.before, repeated, &answer);
+                exact.unwrap_or_else(|why| panic!("{why}"));
             }
             (Kind::Replicate { .. }, Ok(Answer::Replicated)) => {}
             (Kind::Read { .. }, Err(failure)) => assert_eq!(failure.outcome, Outcome::Read, "{failure}"),
@@ -364,7 +367,7 @@ impl World {
         }
     }
 
-    fn is_unsure(&self, operation: u64) -> bool {
+    fn is_unsure(&mut self, operation: u64) -> bool {
         self.history.is_unsure(operation)
     }
 
@@ -456,7 +459,7 @@ impl World {
         for _ in 0..2_000 {
             self.pass(5 * MS);
             let node = self.node.as_ref().expect("the node runs");
-            if node.halted.borrow().is_some() {
+            if node.halted().is_some() {
                 self.crash();
                 self.start();
             } else if self.open.is_empty()

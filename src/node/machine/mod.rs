@@ -130,7 +130,7 @@ impl Machine {
             clock: NodeClock::start(now, bound),
             hlc: HlcClock::starting_after(seen),
             replica: Replica::new(shard, log, bound),
-            coordinator: Coordinator::default(),
+            coordinator: Coordinator::new(bound),
             own: VecDeque::new(),
             opinion: Opinion::default(),
             ask_epoch_at: Mono(0),

@@ -1,0 +1,59 @@
+//! Many seeds of whole clusters. `RINGCORE_SEED=N` replays one and tells what happened to its failing key;
+//! `RINGCORE_SEEDS=N` runs so many, from `RINGCORE_FIRST` on.
+
+use super::{LOOKED_AT, Ran, run, trace};
+use crate::world::Met;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Seeds of every ordinary run.
+const SEEDS: u64 = 200;
+/// Every so many seeds, one runs twice and must leave the same trace.
+const TWICE: u64 = 50;
+
+/// What a campaign must have met, or it proved nothing.
+const RARE: [&str; 1] = ["a write was acknowledged"];
+
+fn run_or_tell(seed: u64) -> Ran {
+    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+        Ok(ran) => ran,
+        Err(panic) => {
+            trace::print(LOOKED_AT.with(|looked| looked.borrow().clone()).as_deref());
+            eprintln!("replay: RINGCORE_SEED={seed} cargo test --no-default-features --test sim cluster");
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+#[test]
+fn no_answer_of_a_cluster_contradicts_another_whatever_happens_to_it() {
+    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse::<u64>().ok());
+    if let Some(seed) = number("RINGCORE_SEED") {
+        trace::begin();
+        run_or_tell(seed);
+        return;
+    }
+    let (mut met, mut checked, mut lasted_ns, mut lively) = (Met::default(), 0, 0, (0, 0));
+    let (first, count) = (number("RINGCORE_FIRST").unwrap_or(1), number("RINGCORE_SEEDS").unwrap_or(SEEDS));
+    for seed in first..first + count {
+        let ran = run_or_tell(seed);
+        if seed % TWICE == 0 {
+            assert_eq!(ran.trace, run(seed).trace, "seed {seed} does not give the same run twice");
+        }
+        met.add(&ran.met);
+        checked += ran.checked;
+        lasted_ns += ran.lasted_ns;
+        lively = (lively.0 + ran.lively.0, lively.1 + ran.lively.1);
+    }
+    println!(
+        "{count} seeds, {checked} answers checked, {} h of the world; {} of {} succeeded after healing; met: {:#?}",
+        lasted_ns / 3_600_000_000_000,
+        lively.1,
+        lively.0,
+        met.0
+    );
+    // G14.
+    assert!((lively.0 - lively.1) * 1_000 <= lively.0, "of {} only {} succeeded", lively.0, lively.1);
+    for rare in RARE {
+        assert!(met.0.get(rare).is_some_and(|count| *count > 0), "never met: {rare}");
+    }
+}
