@@ -21,4 +21,5 @@ mod dev;
 mod full;
 mod golden;
 mod kills;
+mod three;
 mod transfer;

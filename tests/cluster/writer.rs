@@ -75,6 +75,9 @@ pub(crate) struct Writer {
     named: Vec<Named>,
     /// Repeats by itself what the connection lost.
     repeats: bool,
+    /// Of a cluster: what is in doubt may take effect whenever the node that has it comes back, and a write that another
+    /// coordinator repeats may be a second one.
+    of_cluster: bool,
     pub(crate) acknowledged: u64,
     /// Named operations that the node refused before it began them.
     pub(crate) refused: u64,
@@ -121,6 +124,15 @@ pub(crate) fn writers(count: u64, prng: &mut Prng) -> Vec<Writer> {
     (0..count).map(|name| Writer::new(name, prng.fork())).collect()
 }
 
+/// Writers to a cluster: none repeats anything.
+pub(crate) fn cluster_writers(count: u64, prng: &mut Prng) -> Vec<Writer> {
+    let mut writers = writers(count, prng);
+    for writer in &mut writers {
+        (writer.repeats, writer.of_cluster) = (false, true);
+    }
+    writers
+}
+
 /// Compares all keys of all writers with what is stored; gives the number of keys.
 pub(crate) fn audit(address: SocketAddr, writers: &mut [Writer]) -> usize {
     block_on(async {
@@ -153,6 +165,7 @@ impl Writer {
             client_id: prng.next_u64().max(1),
             keys: (0..KEYS).map(key).collect(),
             repeats: name.is_multiple_of(2),
+            of_cluster: false,
             named: Vec::new(),
             acknowledged: 0,
             refused: 0,
@@ -187,7 +200,7 @@ impl Writer {
             0..45 => self.put(client, index).await,
             45..55 => self.delete(client, index).await,
             55..65 => self.batch(client, index).await,
-            65..80 => self.named(raw, index).await,
+            65..80 if !self.of_cluster => self.named(raw, index).await,
             _ => self.read(client, index).await,
         }
     }
@@ -274,7 +287,9 @@ impl Writer {
                     assert_eq!(had_previous, key.acknowledged != Made::Nothing, "{key:?}: before {made:?}");
                 }
                 (key.acknowledged, key.version) = (made, version);
-                key.doubtful.clear();
+                if !self.of_cluster {
+                    key.doubtful.clear();
+                }
                 self.acknowledged += 1;
             }
             Err(error) => {
@@ -330,7 +345,9 @@ impl Writer {
             let entry = entry.unwrap_or_else(|error| panic!("{:?}: {error}", self.keys[index].name));
             self.check(index, entry.as_ref());
             // The process that might have applied a doubtful write is gone: what is there now stays.
-            self.keys[index].doubtful.clear();
+            if !self.of_cluster {
+                self.keys[index].doubtful.clear();
+            }
         }
     }
 
