@@ -57,7 +57,7 @@ impl World {
 
     /// How far the median of the live nodes' clocks is ahead of this node's, as the protocol wants it.
     fn cluster_ahead_ms(&mut self, at: usize) -> i64 {
-        for site in &mut self.sites {
+        for site in &self.sites {
             site.set_now(self.now_ns);
         }
         let own = self.sites[at].clock_ms().expect("it runs");
@@ -70,12 +70,12 @@ impl World {
     }
 
     /// Is a node's clock one that the others accept?
-    pub(super) fn is_fit(&mut self, at: usize) -> bool {
-        self.sites[at].set_now(self.now_ns);
+    pub(super) fn is_fit(&self, at: usize) -> bool {
         let true_ms = super::BEGIN_MS + self.now_ns / MS;
         let skew_ms = self.options.shape.limits.skew_ms_max;
         let site = &self.sites[at];
         let Some(node) = &site.node else { return true };
+        site.set_now(self.now_ns);
         let ahead = |core: &crate::node::SimCore| {
             core.with(|machine| machine.replica().log().durable_hlc_bound().ms()) > true_ms + skew_ms + 500
         };
