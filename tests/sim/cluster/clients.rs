@@ -9,6 +9,9 @@ use ringcore::types::request::{Asker, Expiry, Level, Operation, Request};
 use ringcore::types::{OperationId, Token};
 use std::collections::BTreeMap;
 
+/// Requests before the cluster heals, at most.
+const ASKED_MAX: u64 = 1_000;
+
 /// A client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
@@ -93,7 +96,9 @@ impl World {
         if self.phase == Phase::Audit || (self.phase == Phase::Calm && client > 0) {
             return;
         }
-        let Some(&(begin, _)) = self.bursts.iter().find(|(_, end)| self.now_ns < *end) else {
+        // Fast nodes must not make a seed long.
+        let enough = self.phase == Phase::Faults && self.next_ask > ASKED_MAX;
+        let Some(&(begin, _)) = self.bursts.iter().find(|(_, end)| self.now_ns < *end && !enough) else {
             // Until the next phase plans more.
             return self.at(self.now_ns + 100 * MS, Happening::Asks(client));
         };
@@ -160,13 +165,15 @@ impl World {
         (10_000, room && self.must_succeed(site, level))
     }
 
-    /// Are enough replicas of every slot up, with clocks that fit? Each start takes the 500 ms of the clock's bound for time
-    /// that has passed: after many in a row it takes a node long to be in step again.
+    /// Are enough replicas of every slot up, and no clock out of step but those of wild nodes, which nobody relies on? Each
+    /// start takes the 500 ms of the clock's bound for time that has passed: after many in a row it takes a node long to be
+    /// in step again.
     fn must_succeed(&self, site: usize, level: Level) -> bool {
-        let missing = |at: &usize| self.sites[*at].node.is_none() || !self.is_fit(*at);
-        let missing = (0..self.sites.len()).filter(missing).count();
+        let sites = || 0..self.sites.len();
+        let missing = sites().filter(|at| self.sites[*at].node.is_none() || self.sites[*at].wild).count();
+        let in_step = sites().all(|at| self.sites[at].wild || self.is_in_step(at));
         let enough = missing <= self.options.spare() && (missing == 0 || level != Level::All);
-        enough && self.is_fit(site)
+        enough && in_step && !self.sites[site].wild
     }
 
     fn write(

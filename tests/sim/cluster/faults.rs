@@ -280,8 +280,6 @@ impl World {
                 self.sites[at].stays_down = true;
                 self.crash(at, false);
                 self.met.note("a minority stayed down");
-            } else if self.sites[at].node.is_none() {
-                self.start(at);
             }
         }
     }

@@ -181,7 +181,8 @@ impl World {
             site.disk.kill();
         }
         let life = site.life;
-        let down_ns = self.fate.between(1, self.options.faults.down_ms) * MS;
+        let faults = &self.options.faults;
+        let down_ns = self.fate.between(faults.down_ms_least, faults.down_ms) * MS;
         self.lose_tries(at);
         if !self.sites[at].stays_down {
             self.at(self.now_ns + down_ns, Happening::Starts { site: at, life });

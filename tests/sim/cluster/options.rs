@@ -1,12 +1,17 @@
 //! What a seed switches on, and how strongly. Bounded so that the rules that are built suffice:
 //! - clocks run wild (jumps, years ahead) on fewer nodes than any slot can do without, and then no value has an end:
 //!   a node whose clock is out of step still coordinates, and judges ends by that clock;
+//! - where values have ends, a node stays down until the wall has passed the bound of its clock: a start that comes sooner
+//!   takes up to 500 ms for time that has passed, and leaves the node out of step;
 //! - no disk fails for good;
 //! - a named write is repeated only where its first try was coordinated, by the same process: nobody takes over yet.
 
 use crate::node::Shape;
 use ringcore::types::Limits;
 use ringcore::types::prng::Prng;
+
+/// How far the clock's bound in the log rides ahead of the clock, and a little.
+const CLOCK_BOUND_MS: u64 = 550;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
@@ -69,6 +74,7 @@ pub(crate) struct FaultOptions {
     pub(crate) power_permille: u64,
     pub(crate) interrupted_start_permille: u64,
     pub(crate) down_ms: u64,
+    pub(crate) down_ms_least: u64,
     /// A node is told to stop, and ends a little later.
     pub(crate) stop: u64,
     pub(crate) pause: u64,
@@ -125,6 +131,9 @@ impl Options {
             }
             _ => {}
         }
+        let ends = options.ttl_permille > 0;
+        options.faults.down_ms_least = if ends { CLOCK_BOUND_MS } else { 1 };
+        options.faults.down_ms = options.faults.down_ms.max(options.faults.down_ms_least);
         options
     }
 
@@ -247,6 +256,7 @@ impl FaultOptions {
             crash_all: some(prng, 200, 2),
             power_permille: prng.between(0, 1_000),
             interrupted_start_permille: some(prng, 300, 200),
+            down_ms_least: 1,
             down_ms: *choice(prng, &[1, 30, 300, 3_000]),
             stop: some(prng, 300, 4),
             pause: some(prng, 400, 5),
