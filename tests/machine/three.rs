@@ -114,6 +114,23 @@ fn version_that_two_never_held_is_stamped_anew_as_the_same_operation() {
 }
 
 #[test]
+fn operation_that_was_asked_for_twice_takes_one_version_although_both_tries_lose_theirs() {
+    let mut three = Three::new();
+    let [first, second, third] = three.order(b"k");
+    three.node(third).pass_ms(100);
+    let late = three.coordinate(third, put(b"k", b"late"), Level::Quorum);
+    three.run(between(second, third));
+    let beaten = three.written(late).version;
+    three.lose();
+    let tries = [(); 2].map(|()| three.node(first).ask_named(put(b"k", b"early"), 5, 1, 0));
+    three.settle();
+    let versions = tries.map(|asker| three.node(first).written(asker).version);
+    assert!(versions[0] > beaten);
+    assert_eq!(versions[0], versions[1]);
+    assert_eq!(three.node(first).machine.stats().restamps, 1);
+}
+
+#[test]
 fn version_that_one_never_held_waits_for_the_third() {
     let mut three = Three::new();
     three.node(N2).pass_ms(100);

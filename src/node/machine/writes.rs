@@ -277,23 +277,29 @@ impl Machine {
         }
     }
 
-    /// No quorum has the version, nor will: the same operation takes another, above what was met instead.
+    /// No quorum has the version, nor will: the same operation takes another, above what was met instead. If it was asked
+    /// for twice, the other try may have done so already: then it is that version, or it would take effect twice.
     fn restamp(&mut self, now: Now, attempt: AttemptId, above: Version, out: &mut Effects) {
-        let clock_ms = self.clock.read(now);
-        if self.is_ahead(clock_ms, above) {
-            self.stats.clock_refusals += 1;
-            return;
-        }
-        self.hlc.observe(above.hlc);
-        let Some(offer) = self.coordinator.write_mut(attempt).and_then(|write| write.offer.as_ref()) else {
-            return;
+        let Some(write) = self.coordinator.write_mut(attempt) else { return };
+        let Some(Offer { record, naming, .. }) = write.offer.as_deref() else { return };
+        let (key, present) = (record.key.clone(), record.version);
+        let known = naming.and_then(|naming| self.replica.shard().identities().get(naming.id));
+        let version = match known.map(|entry| entry.version).filter(|version| *version > present) {
+            Some(taken) => taken,
+            None => {
+                let clock_ms = self.clock.read(now);
+                if self.is_ahead(clock_ms, above) {
+                    self.stats.clock_refusals += 1;
+                    return;
+                }
+                self.hlc.observe(above.hlc);
+                self.stats.restamps += 1;
+                self.stamp(clock_ms, Token::of(&key), &key)
+            }
         };
-        let key = offer.record.key.clone();
-        let version = self.stamp(clock_ms, Token::of(&key), &key);
         let Some(attempt) = self.coordinator.rename(now.mono, attempt) else { return };
         let Some(write) = self.coordinator.write_mut(attempt) else { return };
         write.restamp(version);
-        self.stats.restamps += 1;
         self.take_own(now, attempt, out);
     }
 

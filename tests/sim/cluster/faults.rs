@@ -3,6 +3,7 @@
 use super::options::choice;
 use super::{Happening, MS, Phase, World, trace};
 use crate::disk::{Fault, Latency};
+use ringcore::node::event::Event;
 use std::collections::BTreeMap;
 
 const DAY_MS: i64 = 86_400_000;
@@ -18,6 +19,11 @@ pub(crate) enum Mending {
         life: u64,
     },
     DiskSpeed(usize),
+    /// A node that was told to stop ends.
+    Stopped {
+        site: usize,
+        life: u64,
+    },
 }
 
 /// Cuts of the network in force.
@@ -33,6 +39,7 @@ enum Kind {
     Crash,
     CrashSeveral,
     CrashAll,
+    Stop,
     Pause,
     Partition,
     Reset,
@@ -69,6 +76,7 @@ impl World {
             (Kind::Crash, faults.crash),
             (Kind::CrashSeveral, faults.crash_several),
             (Kind::CrashAll, faults.crash_all),
+            (Kind::Stop, faults.stop),
             (Kind::Pause, faults.pause),
             (Kind::Partition, faults.partition),
             (Kind::Reset, faults.reset),
@@ -109,6 +117,13 @@ impl World {
                 self.met.note("all nodes crashed at once");
                 let power = self.fate.chance(self.options.faults.power_permille);
                 (0..sites).for_each(|at| self.crash(at, power));
+            }
+            Kind::Stop => {
+                self.met.note("a node was told to stop");
+                self.sites[site].stopping = true;
+                self.attend(site, |node| node.cores.iter().for_each(|core| core.step(Event::Stop)));
+                let life = self.sites[site].life;
+                self.mend_later(Mending::Stopped { site, life });
             }
             Kind::Pause => {
                 self.met.note("a node was given no time for a while");
@@ -230,6 +245,11 @@ impl World {
                     self.sites[site].disk.limit(u64::MAX);
                 }
             }
+            Mending::Stopped { site, life } => {
+                if self.sites[site].life == life {
+                    self.crash(site, false);
+                }
+            }
             Mending::DiskSpeed(site) => {
                 let latency = self.sites[site].disk_latency;
                 self.sites[site].disk.delay(latency);
@@ -252,13 +272,14 @@ impl World {
             site.paused_until = 0;
             site.disk.limit(u64::MAX);
             site.disk.delay(site.disk_latency);
+            if std::mem::take(&mut site.stopping) {
+                self.crash(at, false);
+            }
             // Wild ones come first in the list.
             if at >= sites - down {
-                site.stays_down = true;
+                self.sites[at].stays_down = true;
                 self.crash(at, false);
                 self.met.note("a minority stayed down");
-            } else if self.sites[at].node.is_none() {
-                self.start(at);
             }
         }
     }

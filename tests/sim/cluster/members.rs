@@ -33,6 +33,8 @@ pub(crate) struct Site {
     /// Its clock does what it likes.
     pub(crate) wild: bool,
     pub(crate) paused_until: u64,
+    /// It was told to stop.
+    pub(crate) stopping: bool,
     pub(crate) disk_latency: Latency,
     /// Down until the audit.
     pub(crate) stays_down: bool,
@@ -65,6 +67,7 @@ impl Site {
             wall_offset_ms,
             wild,
             paused_until: 0,
+            stopping: false,
             disk_latency: Latency { least_ns: most_ns / 4, most_ns, flush_hangs: false },
             stays_down: false,
             ticks: Vec::new(),
@@ -74,7 +77,7 @@ impl Site {
     }
 
     /// Brings its clocks and its disk to a time of the world.
-    pub(crate) fn set_now(&mut self, now_ns: u64) {
+    pub(crate) fn set_now(&self, now_ns: u64) {
         let drift = i128::from(now_ns) * i128::from(self.drift_ppm) / 1_000_000;
         let mono = (i128::from(now_ns) + drift) as u64;
         let wall_ms = (BEGIN_MS + mono / MS).saturating_add_signed(self.wall_offset_ms);
@@ -169,6 +172,7 @@ impl World {
         let site = &mut self.sites[at];
         site.life += 1;
         site.paused_until = 0;
+        site.stopping = false;
         if power {
             self.met.note("the power went");
             site.disk.crash();
@@ -177,7 +181,8 @@ impl World {
             site.disk.kill();
         }
         let life = site.life;
-        let down_ns = self.fate.between(1, self.options.faults.down_ms) * MS;
+        let faults = &self.options.faults;
+        let down_ns = self.fate.between(faults.down_ms_least, faults.down_ms) * MS;
         self.lose_tries(at);
         if !self.sites[at].stays_down {
             self.at(self.now_ns + down_ns, Happening::Starts { site: at, life });

@@ -25,7 +25,7 @@ use self::clients::{Client, Try, WriteState};
 use self::durable::DurableImages;
 use self::members::Site;
 use self::network::{Flight, Network, Sending};
-use self::options::Options;
+pub(crate) use self::options::Options;
 use self::register::{Deed, Judgement, judge};
 use self::words::Words;
 use crate::history::History;
@@ -260,7 +260,8 @@ impl World {
             Happening::Fault => self.fault(),
             Happening::Mends(mending) => self.mend(mending),
             Happening::Starts { site, life } => {
-                if self.sites[site].node.is_none() && self.sites[site].life == life {
+                let here = &self.sites[site];
+                if here.node.is_none() && here.life == life && !here.stays_down {
                     self.start(site);
                 }
             }
@@ -352,11 +353,11 @@ impl World {
     /// Clients ask no more, and everything that is under way ends.
     fn rest(&mut self) {
         self.phase = Phase::Audit;
-        for _ in 0..400 {
-            self.run_until(self.now_ns + 50 * MS);
+        for _ in 0..2_000 {
             if self.open.is_empty() {
                 return;
             }
+            self.run_until(self.now_ns + 10 * MS);
         }
         panic!("operations never ended: {:?}", self.open);
     }

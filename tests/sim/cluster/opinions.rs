@@ -5,6 +5,9 @@ use ringcore::node::event::{Event, Opinion};
 use ringcore::node::image::Host;
 use ringcore::types::MemberId;
 
+/// How far the bound in the log rides ahead of the clock.
+const CLOCK_BOUND_MS: u64 = 500;
+
 impl World {
     /// A node looks around, and will again.
     pub(super) fn opinion(&mut self, at: usize) {
@@ -43,7 +46,7 @@ impl World {
             *since = if heard { None } else { Some(since.unwrap_or(self.now_ns)) };
             let mut suspected = since.is_some_and(|since| self.now_ns - since >= delay_ns);
             // Nobody waits for a node whose clock nobody accepts; the rule that it does not coordinate is not built.
-            suspected |= self.phase != Phase::Faults && !self.is_fit(other);
+            suspected |= self.phase != Phase::Faults && self.sites[other].wild;
             if wrong && self.fate.chance(500) {
                 suspected = !suspected;
                 self.met.note("a node was suspected wrongly, or trusted");
@@ -56,30 +59,32 @@ impl World {
     }
 
     /// How far the median of the live nodes' clocks is ahead of this node's, as the protocol wants it.
-    fn cluster_ahead_ms(&mut self, at: usize) -> i64 {
-        for site in &mut self.sites {
-            site.set_now(self.now_ns);
-        }
+    fn cluster_ahead_ms(&self, at: usize) -> i64 {
+        let (median, clocks) = self.median_ms();
         let own = self.sites[at].clock_ms().expect("it runs");
-        let mut clocks: Vec<u64> = self.sites.iter().filter_map(super::members::Site::clock_ms).collect();
-        clocks.sort_unstable();
-        if clocks.len() < 3 {
-            return 0;
-        }
-        clocks[(clocks.len() - 1) / 2] as i64 - own as i64
+        if clocks < 3 { 0 } else { median as i64 - own as i64 }
     }
 
-    /// Is a node's clock one that the others accept?
-    pub(super) fn is_fit(&mut self, at: usize) -> bool {
-        self.sites[at].set_now(self.now_ns);
-        let true_ms = super::BEGIN_MS + self.now_ns / MS;
+    /// The median of the live nodes' clocks, and how many they are.
+    fn median_ms(&self) -> (u64, usize) {
+        for site in &self.sites {
+            site.set_now(self.now_ns);
+        }
+        let mut clocks: Vec<u64> = self.sites.iter().filter_map(super::members::Site::clock_ms).collect();
+        clocks.sort_unstable();
+        (clocks[clocks.len().saturating_sub(1) / 2], clocks.len())
+    }
+
+    /// Do the others accept what a node stamps? Neither its clock nor its versions are far from the others' clocks.
+    pub(super) fn is_in_step(&self, at: usize) -> bool {
         let skew_ms = self.options.shape.limits.skew_ms_max;
+        let (median, _) = self.median_ms();
         let site = &self.sites[at];
-        let Some(node) = &site.node else { return true };
+        let (Some(node), Some(clock_ms)) = (&site.node, site.clock_ms()) else { return true };
         let ahead = |core: &crate::node::SimCore| {
-            core.with(|machine| machine.replica().log().durable_hlc_bound().ms()) > true_ms + skew_ms + 500
+            let bound = core.with(|machine| machine.replica().log().durable_hlc_bound());
+            bound.ms() > median + CLOCK_BOUND_MS + skew_ms / 2
         };
-        let clock_ms = site.clock_ms().expect("it runs");
-        clock_ms.abs_diff(true_ms) < skew_ms / 2 && !node.cores.iter().any(ahead)
+        clock_ms.abs_diff(median) < skew_ms / 2 && !node.cores.iter().any(ahead)
     }
 }

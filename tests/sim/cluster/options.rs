@@ -1,12 +1,17 @@
 //! What a seed switches on, and how strongly. Bounded so that the rules that are built suffice:
 //! - clocks run wild (jumps, years ahead) on fewer nodes than any slot can do without, and then no value has an end:
 //!   a node whose clock is out of step still coordinates, and judges ends by that clock;
+//! - where values have ends, a node stays down until the wall has passed the bound of its clock: a start that comes sooner
+//!   takes up to 500 ms for time that has passed, and leaves the node out of step;
 //! - no disk fails for good;
-//! - a named write is repeated only where its first try was coordinated, by the same process.
+//! - a named write is repeated only where its first try was coordinated, by the same process: nobody takes over yet.
 
 use crate::node::Shape;
 use ringcore::types::Limits;
 use ringcore::types::prng::Prng;
+
+/// How far the clock's bound in the log rides ahead of the clock, and a little.
+const CLOCK_BOUND_MS: u64 = 550;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
@@ -69,6 +74,9 @@ pub(crate) struct FaultOptions {
     pub(crate) power_permille: u64,
     pub(crate) interrupted_start_permille: u64,
     pub(crate) down_ms: u64,
+    pub(crate) down_ms_least: u64,
+    /// A node is told to stop, and ends a little later.
+    pub(crate) stop: u64,
     pub(crate) pause: u64,
     pub(crate) partition: u64,
     pub(crate) reset: u64,
@@ -106,7 +114,30 @@ fn some(prng: &mut Prng, on_permille: u64, most: u64) -> u64 {
 }
 
 impl Options {
+    /// Most seeds are drawn evenly; some dwell on what is rare otherwise.
     pub(crate) fn draw(prng: &mut Prng) -> Options {
+        let mut options = Options::draw_evenly(prng);
+        match prng.below(20) {
+            0 | 1 => options.fight(),
+            2 | 3 => {
+                options.fight();
+                options.insist();
+            }
+            4 => options.dwell_on_ends(),
+            5 => options.storm(),
+            6 => {
+                options.fight();
+                options.storm();
+            }
+            _ => {}
+        }
+        let ends = options.ttl_permille > 0;
+        options.faults.down_ms_least = if ends { CLOCK_BOUND_MS } else { 1 };
+        options.faults.down_ms = options.faults.down_ms.max(options.faults.down_ms_least);
+        options
+    }
+
+    fn draw_evenly(prng: &mut Prng) -> Options {
         let members = match prng.below(100) {
             0..5 => 1,
             5..12 => 2,
@@ -168,21 +199,41 @@ impl Options {
                 ten_years: prng.chance(300),
             },
             disk_latency_us: *choice(prng, &[0, 100, 1_000, 5_000, 20_000]),
-            idle_tick_ms: *choice(prng, &[100, 2_000, 10_000, 10_000]),
+            idle_tick_ms: *choice(prng, &[100, 2_000, 2_000, 10_000, 10_000, 10_000, 10_000, 10_000]),
             heal_minority_down: prng.chance(300),
             shape: shape(prng),
         }
     }
 
+    /// Nodes rarely agree who coordinates the one key that all clients want.
+    pub(crate) fn fight(&mut self) {
+        (self.keys, self.skew_permille, self.one_permille) = (1, 0, 0);
+        (self.clients, self.think_ms) = (8, 10);
+        self.opinions = OpinionOptions { delay_ms: 50, wrong_permille: 500, every_ms: 100 };
+    }
+
+    /// Every write has a name, hardly an answer comes in time, and clients do not wait for it.
+    pub(crate) fn insist(&mut self) {
+        (self.named_permille, self.impatient_permille, self.tight_permille) = (1_000, 500, 700);
+        self.reads_permille = 300;
+        self.network.loss_permille = self.network.loss_permille.max(100);
+    }
+
     /// Many readers of one key whose values end soon, at nodes whose clocks differ.
-    #[cfg_attr(not(mutants), expect(dead_code, reason = "for a planted bug that is rare otherwise"))]
-    pub(crate) fn of_ends(&mut self) {
+    pub(crate) fn dwell_on_ends(&mut self) {
         (self.members, self.replication, self.keys, self.skew_permille) = (3, 3, 1, 0);
         (self.clients, self.think_ms, self.reads_permille) = (8, 10, 800);
         (self.ttl_permille, self.ttl_ms, self.deletes_permille) = (1_000, 200, 0);
         (self.one_permille, self.all_permille) = (0, 0);
         self.clocks = ClockOptions { offset_ms: 200, drift_ppm: 0, wild: 0, ten_years: false };
-        self.faults.per_burst = 0;
+        self.faults.clock_jump = 0;
+    }
+
+    /// Nodes crash in droves and are back at once, while operations go on.
+    pub(crate) fn storm(&mut self) {
+        (self.tight_permille, self.burst_ms) = (0, 1_200);
+        let faults = &mut self.faults;
+        (faults.per_burst, faults.crash, faults.crash_several, faults.down_ms) = (12, 10, 10, 5);
     }
 
     /// Replicas of each slot.
@@ -205,7 +256,9 @@ impl FaultOptions {
             crash_all: some(prng, 200, 2),
             power_permille: prng.between(0, 1_000),
             interrupted_start_permille: some(prng, 300, 200),
+            down_ms_least: 1,
             down_ms: *choice(prng, &[1, 30, 300, 3_000]),
+            stop: some(prng, 300, 4),
             pause: some(prng, 400, 5),
             partition: some(prng, 600, 10),
             reset: some(prng, 400, 5),
@@ -220,9 +273,9 @@ impl FaultOptions {
 
 fn shape(prng: &mut Prng) -> Shape {
     let limits = Limits {
-        identities_max: 4_096,
+        identities_max: *choice(prng, &[8, 4_096, 4_096, 4_096]),
         identity_value_bytes_max: 1 << 20,
-        operations_max: 64,
+        operations_max: *choice(prng, &[4, 64, 64, 64]),
         gathering_bytes_max: 256 << 10,
         held_bytes_max: 1 << 20,
         ..Limits::default()
