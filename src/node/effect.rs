@@ -7,8 +7,9 @@ use crate::replication::coordinator::Acknowledged;
 use crate::replication::messages::Message;
 use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
-use crate::types::request::{Answer, Asker, Reply};
+use crate::types::request::{Answer, Asker, Reply, Request, TooLong};
 use crate::types::{Failure, MemberId};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 
@@ -102,6 +103,13 @@ impl Effects {
         self.after(ticket, Effect::Reply { to, reply: Ok(answer) });
     }
 
+    /// A request's answer would be longer than there is room for. Waits for no ticket: it stays between this core and
+    /// the asker's, and nobody else is told.
+    pub(super) fn too_long(&mut self, to: Asker, request: &Request, value_bytes: usize) {
+        let too_long = TooLong { operation: request.operation.clone(), value_bytes };
+        self.ready.push_back(Effect::Reply { to, reply: Ok(Answer::TooLong(Box::new(too_long))) });
+    }
+
     /// A request failed.
     pub(super) fn refuse(&mut self, to: Asker, failure: Failure) {
         self.ready.push_back(Effect::Reply { to, reply: Err(failure) });
@@ -116,6 +124,6 @@ fn answer_bytes(effect: &Effect) -> usize {
         Answer::Page(page) => {
             page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
         }
-        Answer::Replicated => 0,
+        Answer::Replicated | Answer::TooLong(_) => 0,
     }
 }

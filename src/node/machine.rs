@@ -25,7 +25,8 @@ use crate::types::clock::{HlcClock, NodeClock};
 use crate::types::mutant::{Mutant, planted};
 use crate::types::request::{Answer, Asker, Expiry, Operation, Request, WriteAnswer};
 use crate::types::{
-    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Outcome, Reason, RecordRef, Slot, Token, Version,
+    Body, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, OperationId, Outcome, Reason, RecordRef, Slot,
+    Token, Version,
 };
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
@@ -251,7 +252,12 @@ impl Machine {
             Operation::Read { key, value } => {
                 let at = self.reading(now, clock_ms);
                 let (record, wait) = self.replica.read(Token::of(key), key);
-                let answer = scan::read_answer(record, *value, at);
+                let value_bytes_max = if *value { request.value_bytes_max } else { 0 };
+                let answer = scan::read_answer(record, value_bytes_max, at);
+                if *value && answer.value.len() < answer.value_bytes as usize {
+                    out.too_long(from, request, answer.value_bytes as usize);
+                    return Ok(());
+                }
                 let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
                 let wait = wait.max(self.tell_end(ended_ms, at));
                 self.stats.reads += 1;
@@ -375,6 +381,13 @@ impl Machine {
         previous: bool,
         out: &mut Effects,
     ) -> Result<(), Failure> {
+        if previous {
+            let bytes = self.previous_bytes(key, request.identity);
+            if bytes > request.value_bytes_max {
+                out.too_long(from, request, bytes);
+                return Ok(());
+            }
+        }
         let naming = request.identity.map(|id| Naming {
             id,
             attempt: Attempt { count: 0, member: self.config.member },
@@ -405,6 +418,15 @@ impl Machine {
         let record = RecordRef { version, ..unstamped };
         let accepted = Accepted { from, record, naming, previous };
         self.coordinate(accepted, request, out)
+    }
+
+    /// Bytes that the replaced value in the answer to a write may have: of the key's value, or of what is remembered if
+    /// this is a repetition.
+    fn previous_bytes(&self, key: &Bytes, identity: Option<OperationId>) -> usize {
+        let shard = self.replica.shard();
+        let held = shard.get(Token::of(key), key).map_or(0, |record| value_bytes(&record));
+        let known = identity.and_then(|id| shard.identities().get(id)).and_then(|entry| entry.old.as_ref());
+        held.max(known.map_or(0, Bytes::len))
     }
 
     /// The client waits for no answer below `done_below`. The log is told at the next tick: what is forgotten here must
@@ -772,7 +794,11 @@ fn no_place() -> Failure {
 }
 
 fn record_bytes(record: &RecordRef<'_>) -> usize {
-    record.key.len() + if let Body::Value(value) = record.body { value.len() } else { 0 }
+    record.key.len() + value_bytes(record)
+}
+
+fn value_bytes(record: &RecordRef<'_>) -> usize {
+    if let Body::Value(value) = record.body { value.len() } else { 0 }
 }
 
 fn owned(record: &RecordRef<'_>) -> OwnedRecord {

@@ -5,6 +5,7 @@ use super::error::Failure;
 use super::ids::OperationId;
 use super::token::Token;
 use super::version::{Hlc, Version};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -33,7 +34,7 @@ pub enum Expiry {
 }
 
 /// What is asked for. Keys and values are the user's bytes, unchecked: the machine checks them against the limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Read one key.
     Read {
@@ -74,7 +75,7 @@ pub enum Operation {
 }
 
 /// One core's share of a page.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScanRange {
     /// First token, inclusive.
     pub first: Token,
@@ -107,6 +108,8 @@ pub struct Request {
     pub done_below: u64,
     /// Not a moment later.
     pub deadline: Mono,
+    /// There is room for an answer with a value no longer than this; a page of a scan has its own limit.
+    pub value_bytes_max: usize,
 }
 
 /// What a read found.
@@ -157,6 +160,16 @@ pub struct Page {
     pub examined: u64,
 }
 
+/// A request that was not carried out: the value in its answer would be longer than there is room for. It may be made
+/// again with more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TooLong {
+    /// What was asked for.
+    pub operation: Operation,
+    /// The room that it needs, as things are.
+    pub value_bytes: usize,
+}
+
 /// What a request is answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -168,6 +181,8 @@ pub enum Answer {
     Replicated,
     /// To [`Operation::Scan`].
     Page(Page),
+    /// To [`Operation::Read`], [`Operation::Put`] and [`Operation::Delete`]: nothing was done.
+    TooLong(Box<TooLong>),
 }
 
 /// Who asked, in the shell's terms: the reply carries it back unread.
@@ -183,6 +198,16 @@ impl Operation {
         match self {
             Operation::Put { .. } | Operation::Delete { .. } | Operation::Replicate { .. } => true,
             Operation::Read { .. } | Operation::Scan(_) => false,
+        }
+    }
+
+    /// Is a value answered?
+    pub fn wants_value(&self) -> bool {
+        match self {
+            Operation::Read { value, .. } => *value,
+            Operation::Put { previous, .. } | Operation::Delete { previous, .. } => *previous,
+            Operation::Scan(range) => !range.omit_values,
+            Operation::Replicate { .. } => false,
         }
     }
 
