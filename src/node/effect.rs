@@ -13,7 +13,7 @@ use crate::replication::messages::{Found, Message, MessageBody, News};
 use crate::replication::write::Acknowledged;
 use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
-use crate::types::request::{Answer, Asker, Reply};
+use crate::types::request::{Answer, Asker, Operation, Reply, TooLong};
 use crate::types::{Failure, Hlc, MemberId};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -154,6 +154,13 @@ impl Effects {
         self.after(ticket, effect);
     }
 
+    /// A request's answer would be longer than there is room for. Waits for no ticket: it stays between this core and
+    /// the asker's, and nobody else is told.
+    pub(super) fn too_long(&mut self, to: Requester, operation: Operation, value_bytes: usize) {
+        let too_long = TooLong { operation, value_bytes };
+        self.reply(None, to, Ok(Answer::TooLong(Box::new(too_long))));
+    }
+
     /// A request failed, and that speaks of nothing that could be lost.
     pub(super) fn refuse(&mut self, to: Requester, failure: Failure) {
         self.reply(None, to, Err(failure));
@@ -185,7 +192,7 @@ fn answer_length(answer: &Answer) -> usize {
         Answer::Page(page) => {
             page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
         }
-        Answer::Replicated | Answer::Joined(_) => 0,
+        Answer::Replicated | Answer::Joined(_) | Answer::TooLong(_) => 0,
     }
 }
 

@@ -48,7 +48,7 @@ fn scanned(token: Token, record: &RecordRef<'_>, omit_value: bool, at: Hlc) -> S
     ScannedRecord {
         token,
         key: Bytes::copy_from_slice(record.key),
-        answer: read_answer(Some(*record), !omit_value, at),
+        answer: read_answer(Some(*record), if omit_value { 0 } else { usize::MAX }, at),
     }
 }
 
@@ -57,15 +57,15 @@ pub fn ended_ms(record: &RecordRef<'_>, at: Hlc) -> u64 {
     if record.is_expired(at) { record.expires_at_ms } else { 0 }
 }
 
-/// What a reader at the clock reading `at` is told of a record.
-pub fn read_answer(record: Option<RecordRef<'_>>, value: bool, at: Hlc) -> ReadAnswer {
+/// What a reader at the clock reading `at` is told of a record: its value too, if it is no longer than `value_bytes_max`.
+pub fn read_answer(record: Option<RecordRef<'_>>, value_bytes_max: usize, at: Hlc) -> ReadAnswer {
     let Some(record) = record else { return ReadAnswer::default() };
     let live = record.live_value(at);
     ReadAnswer {
         version: record.version,
         exists: live.is_some(),
         value: match live {
-            Some(bytes) if value => Bytes::copy_from_slice(bytes),
+            Some(bytes) if bytes.len() <= value_bytes_max => Bytes::copy_from_slice(bytes),
             Some(_) | None => Bytes::new(),
         },
         value_bytes: live.map_or(0, |bytes| bytes.len() as u32),

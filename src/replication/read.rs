@@ -20,6 +20,8 @@ pub struct ReadOperation {
     pub key: Bytes,
     /// Is the value wanted, or only what is known of it?
     pub value: bool,
+    /// There is room for a value no longer than this.
+    pub value_bytes_max: usize,
     /// How many replicas must take part.
     pub level: Level,
     /// Until when.
@@ -81,7 +83,7 @@ impl ReadOperation {
     /// A read that nobody has answered yet.
     pub fn new(
         requester: Requester,
-        (key, value): (Bytes, bool),
+        (key, value, value_bytes_max): (Bytes, bool, usize),
         (sets, configuration): (ReplicaSets, u64),
         level: Level,
         deadline: Mono,
@@ -91,6 +93,7 @@ impl ReadOperation {
             requester,
             key,
             value,
+            value_bytes_max,
             level,
             deadline,
             sets,
@@ -109,9 +112,15 @@ impl ReadOperation {
 
     /// Begins again, at a later clock reading and with the replicas that the slot has now.
     pub fn start_over(&mut self, (sets, configuration): (ReplicaSets, u64), at: Hlc) {
-        let Self { requester, ref key, value, level, deadline, .. } = *self;
-        *self =
-            ReadOperation::new(requester, (key.clone(), value), (sets, configuration), level, deadline, at);
+        let Self { requester, ref key, value, value_bytes_max, level, deadline, .. } = *self;
+        *self = ReadOperation::new(
+            requester,
+            (key.clone(), value, value_bytes_max),
+            (sets, configuration),
+            level,
+            deadline,
+            at,
+        );
     }
 
     /// A replica's clock, as its answer carried it.

@@ -3,10 +3,11 @@
 
 use super::backend::Backend;
 use super::call::{Call, Refusal, level, yield_now};
-use super::codec::Cap;
+use super::codec::{self, Cap};
 use super::kv;
 use super::proto::v1;
-use crate::types::request::{Expiry, Level, Operation, ReadAnswer};
+use super::room::Room;
+use crate::types::request::{Answer, Expiry, Level, Operation, Reply, TooLong};
 use crate::types::{Failure, Limits, OperationId, Reason, Version};
 use bytes::Bytes;
 use prost::Message;
@@ -15,8 +16,6 @@ use std::collections::{HashSet, VecDeque};
 /// Operations of one batch that wait for their answers: enough to fill the log's batches, few enough that one client
 /// does not fill a mailbox.
 const OUTSTANDING_MAX: usize = 256;
-/// Before the first answers tell how large the values are.
-const OUTSTANDING_FIRST: usize = 64;
 /// Operations handled before the core's other tasks get their turn.
 const TURN: usize = 64;
 /// Of an answer's size, kept for each result that may have to say RESPONSE_FULL.
@@ -38,32 +37,51 @@ pub(crate) async fn read<B: Backend>(
         floor: kv::floor(request.session_floor),
         values: !request.omit_values,
     };
-    let mut room = call.limits().message_bytes_max.saturating_sub(count * RESULT_BYTES_MIN);
+    let mut left = call.limits().message_bytes_max.saturating_sub(count * RESULT_BYTES_MIN);
     let mut results = Vec::with_capacity(count);
     let mut waiting = VecDeque::new();
     let mut keys = request.keys.into_iter();
-    let mut largest = 0;
+    let each = reads.expected(call);
+    let mut window = window(left, each);
+    // Of the results, and of the answers under way; in a pipeline the batch waits its turn for it.
+    let mut room = call.room(each * window.min(count)).await?;
+    let (mut taken, mut asked) = (0, 0);
     for index in 0..count {
-        let window = window(room, largest);
         // Half a window or more at a time: what many read is waited for together.
-        let begun = if waiting.len() <= window / 2 { window - waiting.len() } else { 0 };
-        call.expect_all(keys.as_slice().iter().take(begun), false);
-        for key in keys.by_ref().take(begun) {
-            let again = reads.may_lag().then(|| key.clone());
-            waiting.push_back((again, reads.submit(call, key, reads.level)));
+        if waiting.len() <= window / 2 && !keys.as_slice().is_empty() {
+            let each = reads.expected(call);
+            window = self::window(left, each);
+            let mut begun = window.saturating_sub(waiting.len()).min(keys.len());
+            if !room.resize(taken + asked + begun * each) {
+                begun = usize::from(waiting.is_empty());
+                if begun > 0 && !room.resize(taken + each) {
+                    if results.is_empty() {
+                        return Err(codec::overloaded().into());
+                    }
+                    results.resize(count, full());
+                    break;
+                }
+            }
+            call.expect_all(keys.as_slice().iter().take(begun), false);
+            for key in keys.by_ref().take(begun) {
+                let again = reads.may_lag().then(|| key.clone());
+                asked += each;
+                waiting.push_back((again, each, reads.submit(call, key, reads.level, each)));
+            }
         }
-        let (again, reply) = waiting.pop_front().expect("the window is never empty");
-        let result = match reads.finish(call, again, kv::read(reply.await)).await {
+        let (again, bytes, reply) = waiting.pop_front().expect("the window is never empty");
+        let result = match reads.finish(call, &mut room, again, reply.await).await {
             Ok(result) => result,
             Err(failure) => v1::ReadResult { error: Some(call.error(failure)), ..Default::default() },
         };
+        asked -= bytes;
         let bytes = result.encoded_len();
-        largest = largest.max(bytes);
-        if bytes > room {
+        if bytes > left {
             results.resize(count, full());
             break;
         }
-        room -= bytes;
+        left -= bytes;
+        taken += bytes;
         results.push(result);
         if index % TURN == TURN - 1 {
             yield_now().await;
@@ -100,7 +118,7 @@ pub(crate) async fn write<B: Backend>(
             let identity = OperationId::new(request.client_id, id);
             waiting.push_back(
                 operation(write)
-                    .map(|operation| call.submit_as(operation, level, identity, request.done_below)),
+                    .map(|operation| call.submit_as(operation, level, identity, request.done_below, 0)),
             );
         }
         let outcome = match waiting.pop_front().expect("the window is never empty") {
@@ -131,8 +149,13 @@ struct Reads {
 }
 
 impl Reads {
-    fn submit<B: Backend>(&self, call: &Call<B>, key: Bytes, level: Level) -> B::Reply {
-        call.submit(Operation::Read { key, value: self.values }, level)
+    fn submit<B: Backend>(&self, call: &Call<B>, key: Bytes, level: Level, bytes: usize) -> B::Reply {
+        call.submit(Operation::Read { key, value: self.values }, level, bytes)
+    }
+
+    /// Bytes to ask for each key with.
+    fn expected<B: Backend>(&self, call: &Call<B>) -> usize {
+        if self.values { call.connection.share.expected() } else { RESULT_BYTES_MIN }
     }
 
     /// Can one replica lag behind the session?
@@ -144,12 +167,22 @@ impl Reads {
     async fn finish<B: Backend>(
         &self,
         call: &Call<B>,
+        room: &mut Room,
         again: Option<Bytes>,
-        answer: Result<ReadAnswer, Failure>,
+        mut reply: Reply,
     ) -> Result<v1::ReadResult, Failure> {
-        let mut answer = answer?;
+        if let Ok(Answer::TooLong(asked)) = reply {
+            reply = Box::pin(self.ask_again(call, room, self.level, *asked)).await;
+        }
+        let mut answer = kv::read(reply)?;
         if let Some(key) = again.filter(|_| answer.version < self.floor) {
-            answer = kv::read(self.submit(call, key, Level::Quorum).await)?;
+            let operation = Operation::Read { key, value: self.values };
+            let asked = TooLong { operation, value_bytes: answer.value.len() };
+            drop(answer);
+            answer = kv::read(Box::pin(self.ask_again(call, room, Level::Quorum, asked)).await)?;
+        }
+        if self.values {
+            call.connection.share.saw(answer.value.len());
         }
         Ok(v1::ReadResult {
             value: answer.value.into(),
@@ -160,14 +193,32 @@ impl Reads {
             error: None,
         })
     }
+
+    /// Asks with as much room as is needed, beside what the batch has, until it is enough.
+    async fn ask_again<B: Backend>(
+        &self,
+        call: &Call<B>,
+        room: &mut Room,
+        level: Level,
+        mut asked: TooLong,
+    ) -> Reply {
+        loop {
+            let bytes = asked.value_bytes;
+            call.connection.share.saw(bytes);
+            if !room.resize(room.bytes() + bytes) {
+                return Err(codec::overloaded());
+            }
+            match call.submit(asked.operation, level, bytes).await {
+                Ok(Answer::TooLong(longer)) => asked = *longer,
+                reply => return reply,
+            }
+        }
+    }
 }
 
-/// Reads that may wait at a time, so that their answers do not come to much more than there is room for.
-fn window(room: usize, largest: usize) -> usize {
-    match largest {
-        0 => OUTSTANDING_FIRST,
-        bytes => (room / bytes).clamp(1, OUTSTANDING_MAX),
-    }
+/// Reads that may wait at a time, so that their answers do not come to more than the message has left.
+fn window(left: usize, each: usize) -> usize {
+    (left / each).clamp(1, OUTSTANDING_MAX)
 }
 
 fn full() -> v1::ReadResult {
@@ -224,7 +275,6 @@ mod tests {
 
     #[test]
     fn window_shrinks_with_the_values_and_never_closes() {
-        assert_eq!(window(4 << 20, 0), OUTSTANDING_FIRST);
         assert_eq!(window(4 << 20, 100), OUTSTANDING_MAX);
         assert_eq!(window(4 << 20, 1 << 20), 4);
         assert_eq!(window(10, 1 << 20), 1);

@@ -6,6 +6,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Expected of an answer at least: so that a thousand short ones may be under way at once.
+const EXPECTED_BYTES_MIN: usize = 1 << 10;
+
 /// One core's budget. What is held is the core's counter itself: metrics read what decides.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -22,6 +25,8 @@ pub(crate) struct Share {
     bytes: Cell<usize>,
     /// Has anything been given back since [`Share::take_progress`]?
     progress: Cell<bool>,
+    /// Bytes that the next answer is expected to hold.
+    expected: Cell<usize>,
 }
 
 /// Bytes taken from a budget; given back when dropped.
@@ -43,6 +48,7 @@ impl Budget {
             bytes_max: self.bytes_max / 4,
             bytes: Cell::new(0),
             progress: Cell::new(false),
+            expected: Cell::new(EXPECTED_BYTES_MIN),
         })
     }
 
@@ -70,6 +76,25 @@ impl Share {
         self.bytes.get() <= self.bytes_max && self.budget.bytes() <= self.budget.bytes_max
     }
 
+    /// Is more than half of the core's or the connection's budget taken?
+    pub(crate) fn is_tight(&self) -> bool {
+        self.bytes.get() > self.bytes_max / 2 || self.budget.bytes() > self.budget.bytes_max / 2
+    }
+
+    /// Bytes to ask for an answer with, before it is known how long it is: about the longest of the last few. Where room
+    /// is scarce the least: what is longer is asked for twice.
+    pub(crate) fn expected(&self) -> usize {
+        if self.is_tight() { EXPECTED_BYTES_MIN } else { self.expected.get() }
+    }
+
+    /// An answer held, or would have held, this much.
+    pub(crate) fn saw(&self, bytes: usize) {
+        let expected = self.expected.get();
+        // Rises at once, and has fallen by half after about ten shorter ones.
+        let next = if bytes >= expected { bytes } else { expected - (expected - bytes) / 16 };
+        self.expected.set(next.max(EXPECTED_BYTES_MIN));
+    }
+
     /// Was anything given back since the last call?
     pub(crate) fn take_progress(&self) -> bool {
         self.progress.replace(false)
@@ -95,10 +120,25 @@ impl Held {
         true
     }
 
-    /// Takes more, whatever is left: for an answer, which exists already. Requests are refused until it is given back.
+    /// Takes more, whatever is left: for an answer as it is sent, whose value had its room before. Requests are refused
+    /// until it is given back.
     pub(crate) fn grow_over(&mut self, bytes: usize) {
         self.share.add(bytes);
         self.bytes += bytes;
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes more or gives back; false, and nothing changed, if more is wanted than is left.
+    #[must_use]
+    pub(crate) fn resize(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes);
+        }
+        drop(self.split(self.bytes - bytes));
+        true
     }
 
     /// Hands over up to `bytes` of what is held.
@@ -170,6 +210,20 @@ mod tests {
         assert!(!share.hold().grow(1));
         drop(answer);
         assert!(share.hold().grow(1));
+    }
+
+    #[test]
+    fn expectation_follows_what_was_seen_and_asks_for_little_where_room_is_scarce() {
+        let share = budget(4 << 20).share();
+        assert_eq!(share.expected(), EXPECTED_BYTES_MIN);
+        share.saw(50_000);
+        assert_eq!(share.expected(), 50_000);
+        (0..10).for_each(|_| share.saw(100));
+        assert!((EXPECTED_BYTES_MIN..30_000).contains(&share.expected()));
+        share.saw(50_000);
+        let mut held = share.hold();
+        assert!(held.grow(600_000));
+        assert_eq!(share.expected(), EXPECTED_BYTES_MIN);
     }
 
     #[test]

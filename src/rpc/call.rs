@@ -6,10 +6,11 @@ use super::budget::Held;
 use super::codec::{self, Cap, Messages, Received};
 use super::connection;
 use super::proto::v1;
+use super::room::{Line, Room};
 use super::router::Method;
 use super::server::Server;
 use super::status::{self, Origin};
-use crate::types::request::{Level, Operation, Reply, Request};
+use crate::types::request::{Answer, Level, Operation, Reply, Request, TooLong};
 use crate::types::{CoreId, Failure, Limits, Mono, OperationId, Reason};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -34,6 +35,8 @@ pub(crate) struct Call<B: Backend> {
     pub(crate) view: Rc<View>,
     pub(crate) method: Method,
     pub(crate) deadline: Mono,
+    /// Of an operation of a pipeline: its stream's.
+    pub(crate) line: Option<Rc<Line>>,
     /// One trailer beside the status.
     pub(crate) trailer: Cell<Option<(&'static str, &'static str)>>,
     since: Mono,
@@ -70,15 +73,17 @@ impl<B: Backend> Call<B> {
             view: server.backend.view(),
             method,
             deadline: now + timeout_ns,
+            line: None,
             trailer: Cell::new(None),
             since: now,
             ended: Cell::new(Code::Cancelled),
         }
     }
 
-    /// Sends an operation to the core that owns its key.
-    pub(crate) fn submit(&self, operation: Operation, level: Level) -> B::Reply {
-        self.submit_as(operation, level, None, 0)
+    /// Sends an operation without a name to the core that owns its key; the caller has room for an answer with a value
+    /// of `value_bytes_max`.
+    pub(crate) fn submit(&self, operation: Operation, level: Level, value_bytes_max: usize) -> B::Reply {
+        self.submit_as(operation, level, None, 0, value_bytes_max)
     }
 
     /// As [`Call::submit`], with the client's name for the operation.
@@ -88,12 +93,14 @@ impl<B: Backend> Call<B> {
         level: Level,
         identity: Option<OperationId>,
         done_below: u64,
+        value_bytes_max: usize,
     ) -> B::Reply {
         let deadline = self.deadline;
-        self.server.backend.submit(Request { operation, level, identity, done_below, deadline })
+        let request = Request { operation, level, identity, done_below, deadline, value_bytes_max };
+        self.server.backend.submit(request)
     }
 
-    /// Sends an operation on a key when that is cheapest, and waits for its reply.
+    /// Sends an operation on a key when that is cheapest and there is room for its answer, and waits for its reply.
     pub(crate) async fn ask(
         &self,
         operation: Operation,
@@ -103,11 +110,55 @@ impl<B: Backend> Call<B> {
     ) -> Reply {
         let key = operation.key().expect("only a scan has no key");
         self.server.backend.expect(key, operation.is_write()).await;
+        let share = &self.connection.share;
+        let mut room = None;
+        if operation.wants_value() {
+            let bytes = share.expected();
+            room = match Room::try_take(share, self.line.as_ref(), bytes) {
+                Poll::Ready(room) => room,
+                // Boxed, as below: it is rare, and its state would make every operation's task larger.
+                Poll::Pending => Some(Box::pin(self.room(bytes)).await?),
+            };
+        }
         // The calls that waited beside this one may have been answered with more than there is room for.
-        if !self.connection.share.has_room() {
+        if room.is_none() && (operation.wants_value() || !share.has_room()) {
             return Err(codec::overloaded());
         }
-        self.submit_as(operation, level, identity, done_below).await
+        let bytes = room.as_ref().map_or(0, Room::bytes);
+        let reply = self.submit_as(operation, level, identity, done_below, bytes).await;
+        if let Ok(Answer::TooLong(asked)) = reply {
+            drop(room);
+            return Box::pin(self.ask_again(*asked, level, identity, done_below)).await;
+        }
+        if room.is_some() {
+            share.saw(value_bytes(&reply));
+        }
+        // The room is given back: nothing else runs before the answer is charged with its frame.
+        reply
+    }
+
+    /// Asks with as much room as is needed, until it is enough: the value may have grown meanwhile.
+    pub(crate) async fn ask_again(
+        &self,
+        mut asked: TooLong,
+        level: Level,
+        identity: Option<OperationId>,
+        done_below: u64,
+    ) -> Reply {
+        loop {
+            self.connection.share.saw(asked.value_bytes);
+            let room = self.room(asked.value_bytes).await?;
+            match self.submit_as(asked.operation, level, identity, done_below, room.bytes()).await {
+                Ok(Answer::TooLong(longer)) => asked = *longer,
+                reply => return reply,
+            }
+        }
+    }
+
+    /// Room for answers of so many bytes; an operation of a pipeline waits its turn for it.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<Room, Failure> {
+        let room = Room::take(&self.connection.share, self.line.as_ref(), bytes).await;
+        room.ok_or_else(codec::overloaded)
     }
 
     /// Operations on these keys are about to be sent.
@@ -115,10 +166,11 @@ impl<B: Backend> Call<B> {
         self.server.backend.expect_all(keys.map(|key| &key[..]), write);
     }
 
-    /// Sends an operation to a core.
+    /// Sends a scan to a core; its range says how much is answered.
     pub(crate) fn submit_to(&self, core: CoreId, operation: Operation, level: Level) -> B::Reply {
         let deadline = self.deadline;
-        let request = Request { operation, level, identity: None, done_below: 0, deadline };
+        let value_bytes_max = usize::MAX;
+        let request = Request { operation, level, identity: None, done_below: 0, deadline, value_bytes_max };
         self.server.backend.submit_to(core, request)
     }
 
@@ -317,6 +369,14 @@ pub(crate) async fn until<B: Backend, T>(
         sleep.as_mut().as_pin_mut().expect("set above").poll(cx).map(|()| None)
     })
     .await
+}
+
+fn value_bytes(reply: &Reply) -> usize {
+    match reply {
+        Ok(Answer::Read(read)) => read.value.len(),
+        Ok(Answer::Write(write)) => write.old.len(),
+        Ok(Answer::Page(_) | Answer::Replicated | Answer::Joined(_) | Answer::TooLong(_)) | Err(_) => 0,
+    }
 }
 
 /// Lets the core's other tasks run.

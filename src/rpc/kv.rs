@@ -3,7 +3,7 @@
 use super::backend::Backend;
 use super::call::{Call, Refusal, level};
 use super::proto::v1;
-use crate::types::request::{Answer, Expiry, Level, Operation, ReadAnswer, Reply, WriteAnswer};
+use crate::types::request::{Answer, Expiry, Level, Operation, ReadAnswer, Reply, TooLong, WriteAnswer};
 use crate::types::{Failure, Hlc, MemberId, OperationId, Reason, Version};
 use bytes::Bytes;
 use tonic::Code;
@@ -136,5 +136,7 @@ async fn read_at<B: Backend>(
     if level != Level::One || answer.version >= floor {
         return Ok(answer);
     }
-    read(call.submit(Operation::Read { key, value }, Level::Quorum).await)
+    let asked = TooLong { operation: Operation::Read { key, value }, value_bytes: answer.value.len() };
+    drop(answer); // its room is given back
+    read(Box::pin(call.ask_again(asked, Level::Quorum, None, 0)).await)
 }

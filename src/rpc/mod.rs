@@ -44,6 +44,8 @@ mod pipeline;
 #[cfg(feature = "server")]
 mod reflection;
 #[cfg(feature = "server")]
+mod room;
+#[cfg(feature = "server")]
 mod router;
 #[cfg(feature = "server")]
 mod scan;

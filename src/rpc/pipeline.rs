@@ -1,5 +1,6 @@
 //! `ringcore.v1.KV.Pipeline`: many operations in flight on one stream. The response body drives it all, so flow control
-//! is the only queue: while the client takes no answers, nothing more is read from it.
+//! is the only queue: while the client takes no answers, nothing more is read from it, and no more answers are made than
+//! its line has room for.
 
 use super::backend::Backend;
 use super::batch;
@@ -9,6 +10,7 @@ use super::call::{self, Call, Refusal};
 use super::codec::{self, Cap, Messages, Received};
 use super::kv;
 use super::proto::v1;
+use super::room::Line;
 use super::router::Method;
 use super::server::Raised;
 use crate::types::{Failure, Reason};
@@ -39,13 +41,13 @@ pub(crate) fn serve<B: Backend>(call: Call<B>, body: Incoming) -> Response<Respo
     let deadline_ms_max = limits.deadline_ms_max;
     let call = Rc::new(call);
     let begin = {
-        let call = Rc::clone(&call);
+        let (call, line) = (Rc::clone(&call), Rc::<Line>::default());
         move |request: v1::PipelineRequest, held| {
             let ms = match request.timeout_ms {
                 0 => deadline_ms_default,
                 ms => u64::from(ms).min(deadline_ms_max),
             };
-            run(Rc::clone(&call), request, ms * 1_000_000, held)
+            run(Rc::clone(&call), Rc::clone(&line), request, ms * 1_000_000, held)
         }
     };
     let stream = Pipeline {
@@ -148,6 +150,7 @@ where
 /// One operation, from its message to its answer; its bytes are charged until then.
 async fn run<B: Backend>(
     stream: Rc<Call<B>>,
+    line: Rc<Line>,
     request: v1::PipelineRequest,
     timeout_ns: u64,
     held: Held,
@@ -157,7 +160,8 @@ async fn run<B: Backend>(
         let failure = Failure::not_applied(Reason::Malformed).message("the request has no operation");
         return v1::PipelineResponse { seq, result: Some(Outcome::Error(stream.error(failure))) };
     };
-    let call = Call::new(&stream.server, &stream.connection, method(&operation), timeout_ns);
+    let mut call = Call::new(&stream.server, &stream.connection, method(&operation), timeout_ns);
+    call.line = Some(line);
     drop(stream);
     let result = match call.check_phase() {
         Ok(()) => answer(&call, operation).await,

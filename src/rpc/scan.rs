@@ -49,6 +49,8 @@ pub(crate) async fn scan<B: Backend>(
         omit_values: request.omit_values,
         dead: false,
     };
+    // Each core returns one record at least, so with the longest of them the pages may be longer than that.
+    let _room = call.room(bytes_max).await?;
     let replies: Vec<B::Reply> =
         (0..cores).map(|core| call.submit_to(CoreId(core), Operation::Scan(range.clone()), level)).collect();
     let mut pages = Vec::with_capacity(replies.len());

@@ -52,7 +52,7 @@ pub(crate) async fn replicate<B: Backend>(
         value: request.value.into(),
         timestamp: Hlc(request.timestamp),
     };
-    match call.submit(operation, Level::One).await {
+    match call.submit(operation, Level::One, 0).await {
         Ok(_) => Ok(seed::ReplicateResponse { success: true, error: String::new() }),
         Err(failure) => refused(failure.to_string()),
     }

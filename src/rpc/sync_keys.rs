@@ -31,6 +31,7 @@ pub(crate) async fn sync_keys<B: Backend>(
     request: seed::SyncRequest,
 ) -> Result<seed::SyncResponse, Refusal> {
     let mut news = News::default();
+    let _room = call.room(ANSWER_BYTES_MAX).await?;
     let result = match listed(call, &request, &mut news).await {
         Ok(()) if !request.key_ranges.is_empty() => ranges(call, &request, &mut news).await,
         other => other,
@@ -91,13 +92,17 @@ async fn listed<B: Backend>(
     let mut keys = keys.into_iter();
     let mut waiting = VecDeque::new();
     loop {
-        while waiting.len() < OUTSTANDING_MAX
-            && let Some((key, callers)) = keys.next()
-        {
+        while waiting.len() < OUTSTANDING_MAX && !keys.as_slice().is_empty() {
+            let room = match call.room(call.limits().value_bytes_max).await {
+                Ok(room) => room,
+                Err(failure) if waiting.is_empty() => return Err(failure),
+                Err(_) => break, // what is under way gives some back
+            };
+            let (key, callers) = keys.next().expect("some are left");
             let operation = Operation::Read { key: Bytes::copy_from_slice(key.as_bytes()), value: true };
-            waiting.push_back((key, callers, call.submit(operation, Level::One)));
+            waiting.push_back((key, callers, call.submit(operation, Level::One, usize::MAX), room));
         }
-        let Some((key, callers, reply)) = waiting.pop_front() else {
+        let Some((key, callers, reply, _room)) = waiting.pop_front() else {
             return Ok(());
         };
         match kv::read(reply.await) {
@@ -155,6 +160,7 @@ async fn range_of_core<B: Backend>(
     };
     loop {
         let operation = Operation::Scan(range.clone());
+        let _room = call.room(range.bytes_max).await?;
         let page = scan::page(call.submit_to(core, operation, Level::One).await)?;
         for ScannedRecord { key, answer, .. } in page.records {
             let inside = &key[..] >= first.as_bytes() && (end.is_empty() || &key[..] < end.as_bytes());

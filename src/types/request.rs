@@ -111,6 +111,8 @@ pub struct Request {
     pub done_below: u64,
     /// Not a moment later.
     pub deadline: Mono,
+    /// There is room for an answer with a value no longer than this; a page of a scan has its own limit.
+    pub value_bytes_max: usize,
 }
 
 /// What a read found.
@@ -161,6 +163,16 @@ pub struct Page {
     pub examined: u64,
 }
 
+/// A request that was not carried out: the value in its answer would be longer than there is room for. It may be made
+/// again with more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TooLong {
+    /// What was asked for.
+    pub operation: Operation,
+    /// The room that it needs, as things are.
+    pub value_bytes: usize,
+}
+
 /// What a request is answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -174,6 +186,8 @@ pub enum Answer {
     Page(Page),
     /// To [`Operation::Join`].
     Joined(Joined),
+    /// To [`Operation::Read`], [`Operation::Put`] and [`Operation::Delete`]: nothing was done.
+    TooLong(Box<TooLong>),
 }
 
 /// Who asked, in the shell's terms: the reply carries it back unread.
@@ -192,6 +206,16 @@ impl Operation {
             | Operation::Replicate { .. }
             | Operation::Join(_) => true,
             Operation::Read { .. } | Operation::Scan(_) => false,
+        }
+    }
+
+    /// Is a value answered?
+    pub fn wants_value(&self) -> bool {
+        match self {
+            Operation::Read { value, .. } => *value,
+            Operation::Put { previous, .. } | Operation::Delete { previous, .. } => *previous,
+            Operation::Scan(range) => !range.omit_values,
+            Operation::Replicate { .. } | Operation::Join(_) => false,
         }
     }
 

@@ -22,6 +22,11 @@ const P99_FLOOR: Duration = Duration::from_millis(50);
 const GROWN_BYTES_MAX: u64 = 64 << 20;
 /// What two cores hold for requests and answers at most, and as much again for the copies on their way to the sockets.
 const HELD_BYTES_MAX: u64 = 2 * 2 * (256 << 20);
+/// Streams that nobody reads.
+const UNREAD: usize = 16;
+/// For each the answers under way, 4 MiB, and the one that is sent; as much again for the copies; and what the allocator
+/// keeps.
+const UNREAD_BYTES_MAX: u64 = 2 * UNREAD as u64 * (5 << 20) + GROWN_BYTES_MAX;
 const RESETS: u32 = 10_000;
 
 /// Windows of HTTP/2 at their largest.
@@ -31,14 +36,17 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 const GET: &str = "/ringcore.v1.KV/Get";
 
-/// Comes to the address, stays for the phase and goes.
-type Crowd = fn(SocketAddr);
+/// Comes to the address and stays for the phase, some even until what they returned is dropped.
+type Crowd = fn(SocketAddr) -> Vec<TcpStream>;
 
 #[test]
 fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
@@ -59,21 +67,23 @@ fn a_crowd_harms_nobody_and_leaves_nothing_behind() {
     let (sockets, memory) = (node.sockets(), node.resident_bytes());
     let bound = (quiet * 3).max(P99_FLOOR);
     println!("quiet: p99 {quiet:?}, {sockets} sockets, {} MiB", memory >> 20);
-    let crowds: [(&str, Crowd); 6] = [
-        ("many connections", many_connections),
-        ("slow readers", slow_readers),
-        ("unread pipelines", unread_pipelines),
-        ("resets", resets),
-        ("garbage", garbage),
-        ("HTTP/1", http1),
+    let crowds: [(&str, Crowd, u64); 7] = [
+        ("many connections", many_connections, HELD_BYTES_MAX),
+        ("slow readers", slow_readers, HELD_BYTES_MAX),
+        ("unread pipelines", unread_pipelines, UNREAD_BYTES_MAX),
+        ("unread pipelines of one connection", unread_pipelines_of_one, UNREAD_BYTES_MAX),
+        ("resets", resets, HELD_BYTES_MAX),
+        ("garbage", garbage, HELD_BYTES_MAX),
+        ("HTTP/1", http1, HELD_BYTES_MAX),
     ];
-    for (name, crowd) in crowds {
+    for (name, crowd, held_max) in crowds {
         bystander.forget();
         let begun = Instant::now();
         while begun.elapsed() < PHASE {
-            crowd(node.address);
+            let connections = crowd(node.address);
             let held = node.resident_bytes();
-            assert!(held < memory + HELD_BYTES_MAX, "{name}: {} MiB", held >> 20);
+            drop(connections);
+            assert!(held < memory + held_max, "{name}: {} MiB", held >> 20);
         }
         let p99 = bystander.p99();
         println!("{name}: p99 {p99:?}, {} MiB", node.resident_bytes() >> 20);
@@ -138,7 +148,7 @@ async fn look_on(address: SocketAddr, stop: &AtomicBool, latencies: &std::sync::
 }
 
 /// All streams of all connections at once, then each with some rest between its calls.
-fn many_connections(address: SocketAddr) {
+fn many_connections(address: SocketAddr) -> Vec<TcpStream> {
     block_on(join_all((0..CONNECTIONS).map(|connection| async move {
         let client = raw_client(address).await;
         join_all((0..STREAMS).map(|stream| {
@@ -158,10 +168,11 @@ fn many_connections(address: SocketAddr) {
         }))
         .await;
     })));
+    Vec::new()
 }
 
 /// Ask for a lot, and do not read it.
-fn slow_readers(address: SocketAddr) {
+fn slow_readers(address: SocketAddr) -> Vec<TcpStream> {
     let mut readers: Vec<TcpStream> = (0..8)
         .map(|_| {
             let mut stream = opened(address);
@@ -178,10 +189,21 @@ fn slow_readers(address: SocketAddr) {
         let mut some = [0; 1_000];
         reader.read_exact(&mut some).expect("the answers have begun");
     }
+    readers
 }
 
-/// Streams that ask for a thousand large values each and take none: answers are made as they are taken.
-fn unread_pipelines(address: SocketAddr) {
+/// Connections with a stream each that asks for a thousand large values and takes none: answers are made as they are
+/// taken.
+fn unread_pipelines(address: SocketAddr) -> Vec<TcpStream> {
+    unread_streams(address, UNREAD, 1)
+}
+
+/// The same on one connection, which has to go on.
+fn unread_pipelines_of_one(address: SocketAddr) -> Vec<TcpStream> {
+    unread_streams(address, 1, UNREAD as u32)
+}
+
+fn unread_streams(address: SocketAddr, connections: usize, streams: u32) -> Vec<TcpStream> {
     let asked: Vec<u8> = (0..1_000u32)
         .flat_map(|seq| {
             let key = format!("large-{}", seq % 64).into();
@@ -193,24 +215,48 @@ fn unread_pipelines(address: SocketAddr) {
             [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
         })
         .collect();
-    let frames: Vec<u8> = asked.chunks(16_000).flat_map(|piece| frame(DATA, 0, 1, piece)).collect();
-    let streams: Vec<TcpStream> = (0..4)
+    let calls: Vec<u8> = (0..streams)
+        .flat_map(|index| {
+            let id = 2 * index + 1;
+            let frames = asked.chunks(16_000).flat_map(|piece| frame(DATA, 0, id, piece)).collect();
+            [headers(id, "/ringcore.v1.KV/Pipeline"), frames].concat()
+        })
+        .collect();
+    let mut connections: Vec<TcpStream> = (0..connections)
         .map(|_| {
-            let mut stream = opened(address);
-            let begun = [headers(1, "/ringcore.v1.KV/Pipeline"), frames.clone()].concat();
-            stream.write_all(&begun).expect("the node takes the questions");
-            stream
+            let mut connection = opened(address);
+            connection.write_all(&calls).expect("the node takes the questions");
+            connection
         })
         .collect();
     std::thread::sleep(PHASE);
-    for mut stream in streams {
-        let mut some = [0; 1_000];
-        stream.read_exact(&mut some).expect("the answers have begun");
+    for connection in &mut connections {
+        is_served(connection, 2 * streams + 1);
+    }
+    connections
+}
+
+/// Another call of the same connection is answered: until then, what the node sends is taken.
+fn is_served(connection: &mut TcpStream, id: u32) {
+    connection.write_all(&get(id, b"nobody")).expect("the node takes a question");
+    loop {
+        match read_frame(connection) {
+            (DATA, _, stream, _) if stream == id => return,
+            (HEADERS, flags, stream, _) => {
+                assert!(stream != id || flags & END_STREAM == 0, "the node refuses the call");
+            }
+            (PING, 0, _, payload) => {
+                let answer = frame(PING, ACK, 0, &payload);
+                connection.write_all(&answer).expect("the node takes a ping's answer");
+            }
+            (GOAWAY, _, _, why) => panic!("the node ends the connection: {why:?}"),
+            _ => {}
+        }
     }
 }
 
 /// Calls given up before they are begun, on as many connections as it takes.
-fn resets(address: SocketAddr) {
+fn resets(address: SocketAddr) -> Vec<TcpStream> {
     let mut sent = 0;
     while sent < RESETS {
         let mut stream = opened(address);
@@ -224,9 +270,10 @@ fn resets(address: SocketAddr) {
             sent += 1;
         }
     }
+    Vec::new()
 }
 
-fn garbage(address: SocketAddr) {
+fn garbage(address: SocketAddr) -> Vec<TcpStream> {
     let mut prng = Prng::new(7);
     for length in [1, 8, 24, 100, 10_000] {
         let noise: Vec<u8> = (0..length).map(|_| prng.next_u64() as u8).collect();
@@ -234,14 +281,16 @@ fn garbage(address: SocketAddr) {
             closes(address, &[before, &noise].concat());
         }
     }
+    Vec::new()
 }
 
-fn http1(address: SocketAddr) {
+fn http1(address: SocketAddr) -> Vec<TcpStream> {
     for question in
         ["GET / HTTP/1.1\r\nHost: n\r\n\r\n", "POST /KVStore/Get HTTP/1.0\r\nContent-Length: 0\r\n\r\n"]
     {
         closes(address, question.as_bytes());
     }
+    Vec::new()
 }
 
 /// Says something that makes no sense; ends its side, so that a node that waits for more sees that there is none.
@@ -271,7 +320,20 @@ fn opened(address: SocketAddr) -> TcpStream {
         &frame(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes()),
     ];
     stream.write_all(&opening.concat()).expect("the node takes the preface");
+    // Before it has widened the connection's window, 64 KiB of questions would be more than it allows.
+    while read_frame(&mut stream).0 != WINDOW_UPDATE {}
+    stream.write_all(&frame(SETTINGS, ACK, 0, &[])).expect("the node takes an acknowledgement");
     stream
+}
+
+/// Kind, flags, stream and payload.
+fn read_frame(stream: &mut TcpStream) -> (u8, u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).expect("the connection stays open");
+    let [a, b, c, kind, flags, id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    stream.read_exact(&mut payload).expect("the connection stays open");
+    (kind, flags, u32::from_be_bytes(id), payload)
 }
 
 /// A whole call of KV.Get.

@@ -3,8 +3,8 @@
 use crate::bench::{BEGIN_MS, Bench, Setup, delete, get, put, put_until, replicate, whole};
 use bytes::Bytes;
 use ringcore::node::event::Event;
-use ringcore::types::request::{Answer, Expiry, Operation, ReadAnswer, Request, ScanRange};
-use ringcore::types::{Hlc, Limits, Outcome, Reason, Version};
+use ringcore::types::request::{Answer, Expiry, Operation, ReadAnswer, Request, ScanRange, TooLong};
+use ringcore::types::{Hlc, Limits, OperationId, Outcome, Reason, Version};
 
 // What is answered, and when.
 
@@ -301,6 +301,28 @@ fn largest_key_and_value_are_taken() {
     let mut bench = Bench::alone();
     let (key, value) = (Bytes::from(vec![1; 4_096]), Bytes::from(vec![2; 1 << 20]));
     bench.write(Operation::Put { key, value, expiry: Expiry::Never, previous: false });
+}
+
+#[test]
+fn request_whose_answer_has_too_little_room_comes_back_undone() {
+    let mut bench = Bench::alone();
+    bench.write(put(b"k", b"1234"));
+    let identity = OperationId::new(1, 1);
+    let replace = Request { identity, ..bench.request(put(b"k", b"56")) };
+    for request in [bench.request(get(b"k")), bench.request(delete(b"k")), replace.clone()] {
+        let asker = bench.submit(Request { value_bytes_max: 3, ..request.clone() });
+        let too_long = TooLong { operation: request.operation, value_bytes: 4 };
+        assert_eq!(bench.reply(asker), Some(Ok(Answer::TooLong(Box::new(too_long)))));
+    }
+    let asker = bench.submit(Request { value_bytes_max: 4, ..bench.request(get(b"k")) });
+    assert!(matches!(bench.reply(asker), Some(Ok(Answer::Read(read))) if read.value == "1234"));
+    let asker = bench.submit(Request { value_bytes_max: 4, ..replace.clone() });
+    bench.flush();
+    assert_eq!(bench.written(asker).old, "1234");
+    // Repeated, it would be answered with what is remembered of it.
+    let asker = bench.submit(Request { value_bytes_max: 3, ..replace });
+    assert!(matches!(bench.reply(asker), Some(Ok(Answer::TooLong(too_long))) if too_long.value_bytes == 4));
+    assert_eq!(bench.read(b"k").value, "56");
 }
 
 #[test]

@@ -218,7 +218,14 @@ impl Bench {
 
     pub(crate) fn request(&self, operation: Operation) -> Request {
         let deadline = self.now.mono.after_ms(10_000);
-        Request { operation, level: Level::Quorum, identity: None, done_below: 0, deadline }
+        Request {
+            operation,
+            level: Level::Quorum,
+            identity: None,
+            done_below: 0,
+            deadline,
+            value_bytes_max: usize::MAX,
+        }
     }
 
     pub(crate) fn ask(&mut self, operation: Operation) -> Asker {

@@ -52,6 +52,20 @@ fn one_key_calls_answer_with_version_ring_and_expiry() {
 }
 
 #[test]
+fn replaced_value_that_is_longer_than_expected_is_answered_whole() {
+    run(async |bench| {
+        let (mut kv, old) = (bench.kv().await, vec![7; 100_000]);
+        bench.fake.insert(b"k", &old);
+        let request = v1::PutRequest { client_id: 5, request_id: 6, return_previous: true, ..put("k", b"v") };
+        assert_eq!(kv.put(request).await.unwrap().into_inner().old_value, old);
+        let sent = bench.fake.requests();
+        assert_eq!(sent.len(), 2, "once with too little room, once with enough");
+        assert!(sent.iter().all(|request| request.identity == OperationId::new(5, 6)));
+        assert_eq!(sent[1].value_bytes_max, 100_000);
+    });
+}
+
+#[test]
 fn what_the_client_asks_reaches_the_core_unchanged() {
     run(async |bench| {
         let mut kv = bench.kv().await;

@@ -6,7 +6,8 @@ use ringcore::rpc::backend::{
 };
 use ringcore::rpc::peer::{Frame, Hello, Welcome};
 use ringcore::types::request::{
-    Answer, Expiry, Operation, Page, ReadAnswer, Reply, Request, ScanRange, ScannedRecord, WriteAnswer,
+    Answer, Expiry, Operation, Page, ReadAnswer, Reply, Request, ScanRange, ScannedRecord, TooLong,
+    WriteAnswer,
 };
 use ringcore::types::{
     ClusterId, CoreId, Failure, Hlc, Limits, MemberId, Mono, Now, Reason, SLOTS, Token, Version,
@@ -148,6 +149,12 @@ impl Fake {
             return Err(Failure::not_applied(Reason::DeadlinePast));
         }
         self.check(&request.operation)?;
+        if let Some(bytes) =
+            self.value_bytes(&request.operation).filter(|&bytes| bytes > request.value_bytes_max)
+        {
+            let too_long = TooLong { operation: request.operation, value_bytes: bytes };
+            return Ok(Answer::TooLong(Box::new(too_long)));
+        }
         match request.operation {
             Operation::Read { key, value } => Ok(Answer::Read(self.read(&key, value))),
             Operation::Put { key, value, expiry, previous } => {
@@ -176,6 +183,12 @@ impl Fake {
             }
             Operation::Scan(_) | Operation::Join(_) => panic!("it needs a core"),
         }
+    }
+
+    /// Bytes of the value that its answer would hold.
+    fn value_bytes(&self, operation: &Operation) -> Option<usize> {
+        let key = operation.key().filter(|_| operation.wants_value())?;
+        Some(self.read(key, true).value.len())
     }
 
     fn check(&self, operation: &Operation) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use super::client::{KvClient, framed, reason, run, still_pending};
 use super::fake::settle;
 use bytes::Bytes;
+use futures_util::future::{join, join_all};
 use futures_util::{StreamExt, stream};
 use ringcore::rpc::backend::Phase;
 use ringcore::rpc::proto::v1;
@@ -204,6 +205,56 @@ fn pipeline_takes_no_more_than_it_may_leave_unanswered() {
             count += 1;
         }
         assert_eq!(count, 5_000);
+    });
+}
+
+#[test]
+fn pipelines_of_large_values_are_answered_whole() {
+    run(async |bench| {
+        bench.fake.insert(&key(0), &vec![1; 1 << 20]);
+        let kv = bench.kv().await;
+        let read = |mut kv: KvClient| async move {
+            let asked = stream::iter((0..100).map(|seq| ask(seq, get(0))));
+            let answers = kv.pipeline(asked).await.unwrap().into_inner();
+            let whole = |answer: &v1::PipelineResponse| matches!(&answer.result, Some(Told::Get(get)) if get.value.len() == 1 << 20);
+            answers.map(|answer| usize::from(whole(&answer.unwrap()))).fold(0, async |a, b| a + b).await
+        };
+        let read = join_all((0..8).map(|_| read(kv.clone()))).await;
+        assert_eq!(read, [100; 8]);
+        assert_eq!(bench.counters[0].bytes_in_flight.get(), 0);
+    });
+}
+
+#[test]
+fn answers_have_their_room_before_they_come() {
+    run(async |bench| {
+        bench.fake.insert(&key(0), &vec![1; 1 << 20]);
+        let kv = bench.kv().await;
+        let one = v1::GetRequest { key: key(0), ..Default::default() };
+        kv.clone().get(one.clone()).await.unwrap();
+        bench.fake.stall();
+        let before = bench.fake.requests().len();
+        let room = || bench.fake.requests()[before..].iter().map(|request| request.value_bytes_max).sum();
+        let mut piped = kv.clone();
+        let mut answers =
+            piped.pipeline(stream::iter((0..500).map(|seq| ask(seq, get(0))))).await.unwrap().into_inner();
+        assert!(still_pending(&mut answers.next()).await);
+        let of_pipeline: usize = room();
+        assert_eq!(of_pipeline, 4 << 20, "the rest wait their turn");
+        let mut calls = join_all((0..200).map(|_| {
+            let (mut kv, one) = (kv.clone(), one.clone());
+            async move { kv.get(one).await.map(|answer| answer.into_inner().value.len()) }
+        }));
+        assert!(still_pending(&mut calls).await);
+        assert_eq!(bench.fake.requests().len(), before + 4 + 200);
+        assert!(room() <= 64 << 20, "a connection's share");
+        assert!(bench.counters[0].bytes_in_flight.get() as usize >= room());
+        bench.fake.resume();
+        let (answers, calls) = join(answers.collect::<Vec<_>>(), calls).await;
+        let whole = |answer: &Result<v1::PipelineResponse, _>| matches!(answer, Ok(v1::PipelineResponse { result: Some(Told::Get(get)), .. }) if get.exists);
+        assert_eq!(answers.iter().filter(|answer| whole(answer)).count(), 500);
+        assert!(calls.into_iter().flatten().all(|length| length == 1 << 20));
+        assert_eq!(bench.counters[0].bytes_in_flight.get(), 0);
     });
 }
 

@@ -35,6 +35,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
+/// Keys and versions that have become durable.
+type Durable = Rc<RefCell<Vec<(Vec<u8>, Version)>>>;
 
 /// What varies between nodes of different seeds.
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ pub(crate) struct Place {
 
 /// What a core asks of other members.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are messages")]
 pub(crate) enum Sent {
     Message(MemberId, Message),
     AskEpoch(MemberId),
@@ -85,7 +88,7 @@ struct Shared {
     halted: Rc<RefCell<Option<String>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
     /// Versions of keys that have become durable, as the log's blocks say; not kept unless somebody wants to know.
-    durable: Option<Rc<RefCell<Vec<(Vec<u8>, Version)>>>>,
+    durable: Option<Durable>,
 }
 
 /// One core of it. Clones are the same core.

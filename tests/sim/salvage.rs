@@ -29,8 +29,14 @@ fn start(disk: &SimDisk, cores: u16, accept_data_loss: bool) -> Option<Result<Si
 }
 
 fn submit(node: &SimNode, operation: Operation) {
-    let request =
-        Request { operation, level: Level::Quorum, identity: None, done_below: 0, deadline: Mono::NEVER };
+    let request = Request {
+        operation,
+        level: Level::Quorum,
+        identity: None,
+        done_below: 0,
+        deadline: Mono::NEVER,
+        value_bytes_max: usize::MAX,
+    };
     node.submit(Asker(1), request);
 }
 

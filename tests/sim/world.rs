@@ -268,7 +268,14 @@ impl World {
             dice if dice < 350 + self.options.replicates_permille => self.replicate(bytes, operation, now),
             _ => self.write(bytes, operation, now),
         };
-        let request = Request { operation: what, level: Level::Quorum, identity, done_below: 0, deadline };
+        let request = Request {
+            operation: what,
+            level: Level::Quorum,
+            identity,
+            done_below: 0,
+            deadline,
+            value_bytes_max: usize::MAX,
+        };
         let kind = match kind {
             Kind::Write { operation, .. } => {
                 let named = identity.map(|id| (id, request.clone()));
@@ -483,6 +490,7 @@ impl World {
                 identity: None,
                 done_below: 0,
                 deadline: Mono::NEVER,
+                value_bytes_max: usize::MAX,
             };
             let before = self.history.before(&key);
             let kind = Kind::Read { begun_ms: self.now.get().wall_ms };

@@ -9,7 +9,7 @@ use crate::replication::coordinator::Operation as Open;
 use crate::replication::forward::{ForwardOperation, Requester};
 use crate::replication::messages::{AttemptId, MessageBody};
 use crate::replication::quorum::{ReplicaSets, Replicas};
-use crate::types::request::{Reply, Request};
+use crate::types::request::{Answer, Reply, Request};
 use crate::types::{Failure, MemberId, Now, Outcome, Reason, Slot};
 
 /// Who coordinates.
@@ -142,6 +142,13 @@ impl Machine {
 
     fn end_forward(&mut self, attempt: AttemptId, reply: Reply, out: &mut Effects) {
         let Some(Open::Forward(forward)) = self.coordinator.close(attempt) else { return };
+        let Request { operation, value_bytes_max, .. } = forward.request;
+        // A write has been done: its answer is given, however long.
+        if let Ok(Answer::Read(answer)) = &reply
+            && answer.value.len() > value_bytes_max
+        {
+            return out.too_long(forward.requester, operation, answer.value.len());
+        }
         if let Err(failure) = &reply {
             self.stats.failures += 1;
             self.stats.in_doubt += u64::from(failure.outcome == Outcome::InDoubt);
@@ -151,7 +158,7 @@ impl Machine {
 }
 
 fn forward_body(forward: &ForwardOperation, now: Now) -> impl FnOnce(AttemptId) -> MessageBody + use<> {
-    let Request { operation, level, identity, done_below, deadline } = forward.request.clone();
+    let Request { operation, level, identity, done_below, deadline, .. } = forward.request.clone();
     let remaining_ms = u32::try_from(deadline.since(now.mono) / 1_000_000).unwrap_or(u32::MAX);
     move |attempt| MessageBody::Forward { attempt, operation, level, identity, done_below, remaining_ms }
 }

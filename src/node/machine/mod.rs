@@ -347,7 +347,7 @@ impl Machine {
                 let local = sets.is_alone(self.config.member)
                     || (request.level == Level::One && sets.base.contains(&self.config.member));
                 if local {
-                    self.read_here(now, clock_ms, from, (token, key), *value, out);
+                    self.read_here(now, clock_ms, from, request, (token, key), out);
                     return Ok(());
                 }
                 self.read(now, clock_ms, from, request, (key, *value), (token, sets), out)
@@ -586,7 +586,11 @@ fn no_place() -> Failure {
 }
 
 fn record_bytes(record: &RecordRef<'_>) -> usize {
-    record.key.len() + if let Body::Value(value) = record.body { value.len() } else { 0 }
+    record.key.len() + value_bytes(record)
+}
+
+fn value_bytes(record: &RecordRef<'_>) -> usize {
+    if let Body::Value(value) = record.body { value.len() } else { 0 }
 }
 
 fn owned(record: &RecordRef<'_>) -> OwnedRecord {

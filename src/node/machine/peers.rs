@@ -105,7 +105,9 @@ impl Machine {
                 }
                 let requester = Requester::Member { member: from, slot, configuration: here, attempt };
                 let deadline = now.mono.after_ms(u64::from(remaining_ms));
-                let request = Request { operation, level, identity, done_below, deadline };
+                // Whoever handed it on knows what there is room for.
+                let value_bytes_max = usize::MAX;
+                let request = Request { operation, level, identity, done_below, deadline, value_bytes_max };
                 self.forwarded(now, requester, request, out);
             }
             MessageBody::WriteAnswer { attempt, verdict, replaced, .. } => {

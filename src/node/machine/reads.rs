@@ -12,7 +12,7 @@ use crate::replication::read::{ReadNext, ReadOperation};
 use crate::replication::replica::Taken;
 use crate::storage::log_record::Round;
 use crate::types::mutant::{Mutant, planted};
-use crate::types::request::{Answer, Request};
+use crate::types::request::{Answer, Operation, Request};
 use crate::types::{Failure, Hlc, MemberId, Now, Reason, Slot, Token, Version};
 use bytes::Bytes;
 
@@ -23,13 +23,17 @@ impl Machine {
         now: Now,
         clock_ms: u64,
         from: Requester,
+        request: &Request,
         (token, key): (Token, &[u8]),
-        value: bool,
         out: &mut Effects,
     ) {
-        let at = self.reading(now, clock_ms);
+        let (at, value) = (self.reading(now, clock_ms), request.operation.wants_value());
         let (record, wait) = self.replica.read(token, key);
-        let answer = scan::read_answer(record, value, at);
+        let answer = scan::read_answer(record, if value { request.value_bytes_max } else { 0 }, at);
+        if value && answer.value.len() < answer.value_bytes as usize {
+            out.too_long(from, request.operation.clone(), answer.value_bytes as usize);
+            return;
+        }
         let ended_ms = record.map_or(0, |record| scan::ended_ms(&record, at));
         let wait = wait.max(self.tell_end(ended_ms, at));
         self.stats.reads += 1;
@@ -59,7 +63,7 @@ impl Machine {
         let at = self.reading(now, clock_ms);
         self.hlc.observe(at);
         let slots = (sets, self.configuration(token.slot()));
-        let what = (key.clone(), value);
+        let what = (key.clone(), value, request.value_bytes_max);
         let read = ReadOperation::new(from, what, slots, request.level, request.deadline, at);
         let attempt = self.coordinator.open(now.mono, Open::Read(read.into()));
         self.ask(now, attempt, out);
@@ -273,9 +277,13 @@ impl Machine {
         let Some(Open::Read(read)) = self.coordinator.close(attempt) else { return };
         let held = record.as_ref().map(borrowed);
         let ended_ms = held.map_or(0, |record| scan::ended_ms(&record, at));
-        let answer = Answer::Read(scan::read_answer(held, value, at));
+        let answer = scan::read_answer(held, if value { read.value_bytes_max } else { 0 }, at);
+        if value && answer.value.len() < answer.value_bytes as usize {
+            let operation = Operation::Read { key: read.key, value };
+            return out.too_long(read.requester, operation, answer.value_bytes as usize);
+        }
         let wait = self.tell_end(ended_ms, at);
         self.stats.reads += 1;
-        out.reply(wait, read.requester, Ok(answer));
+        out.reply(wait, read.requester, Ok(Answer::Read(answer)));
     }
 }

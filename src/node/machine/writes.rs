@@ -1,6 +1,6 @@
 //! Writes that this core coordinates (`PROTOCOL.md` §1, "Write"): one path for one replica and for several.
 
-use super::{Machine, OwnAnswer, borrowed, no_place, owned, record_bytes};
+use super::{Machine, OwnAnswer, borrowed, no_place, owned, record_bytes, value_bytes};
 use crate::node::effect::Effects;
 use crate::node::payload::payload_hash;
 use crate::replication::coordinator::Operation as Open;
@@ -12,7 +12,9 @@ use crate::replication::write::{Evidence, Offer, WriteKind, WriteNext, WriteOper
 use crate::storage::log::{Durable, Ticket};
 use crate::storage::log_record::{Attempt, LogRecord, Round};
 use crate::types::request::{Answer, Request, WriteAnswer};
-use crate::types::{Body, Failure, Hlc, MemberId, Now, Outcome, Reason, RecordRef, Token, Version};
+use crate::types::{
+    Body, Failure, Hlc, MemberId, Now, OperationId, Outcome, Reason, RecordRef, Token, Version,
+};
 use alloc::boxed::Box;
 use bytes::Bytes;
 
@@ -34,6 +36,13 @@ impl Machine {
         (token, sets): (Token, ReplicaSets),
         out: &mut Effects,
     ) -> Result<(), Failure> {
+        if previous {
+            let bytes = self.previous_bytes(token, unstamped.key, request.identity);
+            if bytes > request.value_bytes_max {
+                out.too_long(from, request.operation.clone(), bytes);
+                return Ok(());
+            }
+        }
         let naming = request.identity.map(|id| Naming {
             id,
             attempt: Attempt { count: 0, member: self.config.member },
@@ -72,6 +81,15 @@ impl Machine {
         });
         self.drive(now, from, request, version, sets, (ticket, replaced), offer, out);
         Ok(())
+    }
+
+    /// Bytes that the replaced value in the answer to a write may have: of the key's value, or of what is remembered if
+    /// this is a repetition. What another replica held instead is not known yet.
+    fn previous_bytes(&self, token: Token, key: &[u8], identity: Option<OperationId>) -> usize {
+        let shard = self.replica.shard();
+        let held = shard.get(token, key).map_or(0, |record| value_bytes(&record));
+        let known = identity.and_then(|id| shard.identities().get(id)).and_then(|entry| entry.old.as_ref());
+        held.max(known.map_or(0, Bytes::len))
     }
 
     /// Is there room for a client's write?

@@ -80,7 +80,7 @@ pub(super) fn from_reply(reply: Reply) -> PbReply {
             had_old: answer.had_old,
             old: answer.old,
         }),
-        Ok(Answer::Replicated | Answer::Page(_) | Answer::Joined(_)) => {
+        Ok(Answer::Replicated | Answer::Page(_) | Answer::Joined(_) | Answer::TooLong(_)) => {
             unreachable!("what they answer is never forwarded")
         }
         Err(failure) => PbReply::Failure(from_failure(failure)),

@@ -32,6 +32,7 @@ pub const FORMAT: u32 = 1;
 
 /// One thing that a node says to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are about slots, and allocate nothing")]
 pub enum Frame {
     /// About a slot: for the core that owns it.
     Slot(Message),

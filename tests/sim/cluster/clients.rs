@@ -144,7 +144,14 @@ impl World {
         let (deadline_ms, must_succeed) = self.deadline_ms(site, level);
         self.sites[site].set_now(self.now_ns);
         let deadline = self.sites[site].now.get().mono.after_ms(deadline_ms);
-        let request = Request { operation: what, level, identity, done_below: 0, deadline };
+        let request = Request {
+            operation: what,
+            level,
+            identity,
+            done_below: 0,
+            deadline,
+            value_bytes_max: usize::MAX,
+        };
         let asker = self.submit(Some(client), site, key, operation, false, request, must_succeed);
         if identity.is_some() && self.prng.chance(self.options.impatient_permille) {
             let when = self.now_ns + self.prng.below(400) * MS;
@@ -353,7 +360,14 @@ impl World {
                     self.sites[site].set_now(self.now_ns);
                     let deadline = self.sites[site].now.get().mono.after_ms(10_000);
                     let operation = Operation::Read { key: Bytes::from(key.clone()), value: true };
-                    let request = Request { operation, level, identity: None, done_below: 0, deadline };
+                    let request = Request {
+                        operation,
+                        level,
+                        identity: None,
+                        done_below: 0,
+                        deadline,
+                        value_bytes_max: usize::MAX,
+                    };
                     let must = self.must_succeed(site, level);
                     self.submit(None, site, key.clone(), None, false, request, must);
                 }
