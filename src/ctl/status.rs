@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 
 /// Between two questions of `health --wait`.
 const WAIT_STEP: Duration = Duration::from_millis(100);
+/// How long another member may take to say how it is.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn status(client: &Client, console: &mut Console) -> Result<Exit, Refusal> {
-    let status = client.status(true).await?;
+    let mut status = client.status(true).await?;
+    ask_the_others(client, &mut status).await?;
     if console.format == Format::Json {
         console.json(&status_json(&status))?;
         return Ok(Exit::OK);
@@ -34,6 +37,30 @@ pub(super) async fn status(client: &Client, console: &mut Console) -> Result<Exi
         }
     }
     Ok(Exit::OK)
+}
+
+/// A node speaks for itself only: the members that it did not answer for are asked, at the addresses that the ring names.
+async fn ask_the_others(client: &Client, status: &mut v1::GetStatusResponse) -> Result<(), ClientError> {
+    if status.silent.is_empty() {
+        return Ok(());
+    }
+    let ring = client.ring().await?;
+    let once = RetryPolicy { attempts_max: 1, ..RetryPolicy::default() };
+    for name in std::mem::take(&mut status.silent) {
+        let member = ring.members.iter().find(|member| member.name == name);
+        let asked = async {
+            let address = member.map(|member| member.client_address.clone())?;
+            let builder = Client::builder().endpoints([address]).deadline(ASK_WITHIN).retry(once.clone());
+            let client = builder.connect_timeout(ASK_WITHIN).connect().await.ok()?;
+            client.status(false).await.ok()
+        };
+        match asked.await {
+            Some(answer) => status.nodes.extend(answer.nodes),
+            None => status.silent.push(name),
+        }
+    }
+    status.nodes.sort_by_key(|node| node.id);
+    Ok(())
 }
 
 /// Asks every endpoint by itself: a client would be content with the first that serves.

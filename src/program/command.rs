@@ -24,6 +24,7 @@ Examples:
   ringcore dev                                  a cluster on this machine, to try things
   ringcore check --data-dir /var/lib/ringcore   is this machine fit?
   ringcore start --bootstrap                    found a cluster
+  ringcore start --join n1:7718                 join it
   ringcore wal verify /var/lib/ringcore         is what a node left behind sound?
 
 Exit codes:
@@ -36,6 +37,7 @@ Limits of requests have no flags: see [limits] in `ringcore config example`.
 
 Examples:
   ringcore start --bootstrap --name n1
+  ringcore start --join n1:7718 --name n2
   ringcore start --config /etc/ringcore/ringcore.toml
   RINGCORE_BOOTSTRAP=true ringcore start --advertise n1 --listen 0.0.0.0:7717 --peer-listen 0.0.0.0:7718 --insecure";
 
@@ -65,8 +67,10 @@ enum Command {
         flags: Flags,
     },
     /// Run a cluster on this machine, to try things; Ctrl-C stops it
-    #[command(after_help = "Examples:\n  ringcore dev\n  ringcore dev -- --cores 2 --log-level debug\n\n\
-        RINGCORE_* variables are not passed on to the nodes.")]
+    #[command(
+        after_help = "Examples:\n  ringcore dev\n  ringcore dev --nodes 3\n  ringcore dev -- --cores 2 --log-level debug\n\n\
+        RINGCORE_* variables are not passed on to the nodes."
+    )]
     Dev {
         #[command(flatten)]
         flags: DevFlags,

@@ -299,12 +299,8 @@ fn greeting(ports: &[Ports], script: Option<&Path>, find: impl Fn(&str) -> Optio
     );
     if let Some(ringctl) = find("ringctl") {
         let endpoint = if client == USUAL_CLIENT { String::new() } else { format!(" --endpoints {client}") };
-        let mut lines = vec!["put hello world", "get hello", "status"];
-        if ports.len() > 1 {
-            lines.push("ring");
-        }
-        let lines: Vec<String> =
-            lines.into_iter().map(|line| format!("  {ringctl}{endpoint} {line}\n")).collect();
+        let lines =
+            ["put hello world", "get hello", "status"].map(|line| format!("  {ringctl}{endpoint} {line}\n"));
         text.push_str(&format!("\nTry it:\n{}", lines.concat()));
     }
     if let Some(grpcurl) = find("grpcurl") {
@@ -438,7 +434,6 @@ mod tests {
         let text = greeting(&[ports(7717), ports(7727), ports(7737)], None, |_| Some("ringctl".into()));
         assert!(text.contains("A cluster of 3 nodes is ready.\n"), "{text}");
         assert!(text.contains("  clients  127.0.0.1:7717  127.0.0.1:7727  127.0.0.1:7737\n"), "{text}");
-        assert!(text.contains("\n  ringctl ring\n"), "{text}");
     }
 
     #[test]

@@ -36,6 +36,33 @@ fn dev_serves_until_it_is_interrupted_and_keeps_its_data() {
     }
 }
 
+#[test]
+fn dev_runs_a_cluster_that_outlives_one_of_its_nodes() {
+    let _shared = among_others();
+    let home = Home::new("dev-three");
+    let mut command = ringcore();
+    command.args(["dev", "--nodes", "3", "--dir"]).arg(home.data());
+    let mut dev =
+        Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts"));
+    let said = said_until(&mut dev.0, "Ctrl-C stops it");
+    assert!(said.iter().any(|line| line == "A cluster of 3 nodes is ready."), "{said:?}");
+    let clients = said.iter().find_map(|line| line.trim().strip_prefix("clients ")).expect("it says where");
+    let clients: Vec<SocketAddr> =
+        clients.split_whitespace().map(|address| address.parse().expect("an address")).collect();
+    assert_eq!(clients.len(), 3);
+    until("the cluster has formed", || ran(ringctl(clients[2], &["status"])).1.matches(" yes ").count() == 3);
+    assert_eq!(ran(ringctl(clients[0], &["put", "hello", "world"])).0, 0);
+    let nodes = children(dev.0.id());
+    assert_eq!(nodes.len(), 3);
+    kill_process(nodes[1], Signal::KILL).unwrap();
+    for client in [clients[0], clients[2]] {
+        until("it is read without the dead one", || ran(ringctl(client, &["get", "hello"])).1 == "world");
+    }
+    kill_process(Pid::from_child(&dev.0), Signal::INT).unwrap();
+    end_of(&mut dev.0, Duration::from_secs(15)).expect("Ctrl-C ends it");
+    until("no orphan is left", || nodes.iter().all(|node| test_kill_process(*node).is_err()));
+}
+
 /// Interrupted when a test fails, so that its node ends with it.
 struct Ended(Child);
 

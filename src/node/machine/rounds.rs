@@ -8,7 +8,6 @@ use crate::replication::messages::{Dead, MessageBody, News};
 use crate::replication::quorum::Replicas;
 use crate::replication::replica::{Collection, Taken};
 use crate::storage::log_record::{LogRecord, Round};
-use crate::types::mutant::{Mutant, planted};
 use crate::types::{Body, Hlc, MemberId, Mono, Now, RecordRef, Slot, Token, Version};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -147,8 +146,7 @@ impl Machine {
         if base.contains(&from) && !open.confirmed.contains(&from) {
             open.confirmed.push(from);
         }
-        let enough = if planted(Mutant::CollectsWithoutAll) { base.len() / 2 + 1 } else { base.len() };
-        if open.confirmed.len() < enough {
+        if open.confirmed.len() < base.len() {
             return;
         }
         let Some(open) = self.rounds.open.remove(&slot) else { return };
