@@ -65,7 +65,7 @@ fn refusals_end_with_their_code_and_a_fix() {
         (&["start", "extra"], 2, "unexpected argument"),
         (&["check", "--replication", "0"], 78, "--replication 0"),
         (&["config", "print", "--replication", "0"], 78, "--replication 0"),
-        (&["dev", "--nodes", "3"], 78, "error: --nodes 3: this version runs clusters of one node only"),
+        (&["dev", "--nodes", "10"], 78, "error: --nodes 10: a cluster of 1 to 9 nodes can be run"),
         (&["generate", "kubernetes"], 2, "invalid value 'kubernetes'"),
         (&["nonsense"], 2, "unrecognized subcommand"),
         (&[], 2, "Usage: ringcore"),

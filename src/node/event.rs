@@ -47,6 +47,8 @@ pub enum Event {
         /// What.
         message: Box<ControlMessage>,
     },
+    /// The link to this member broke: it may be dead. To core 0.
+    Unreachable(MemberId),
     /// A core says how far it is with the moves that epochs ask for: to core 0.
     Moved(CoreReport),
     /// A core was told of a newer epoch by this member: to core 0.
@@ -69,6 +71,8 @@ pub enum Event {
     Opinion(Opinion),
     /// Time has passed.
     Tick,
+    /// Time has passed for who watches the other members: to core 0.
+    Watch,
     /// Take on no more work.
     Stop,
 }

@@ -49,6 +49,10 @@ const DRAIN_MS: u64 = 8_000;
 /// How long the last frames may then take to leave, and the links of others to end, milliseconds.
 const LINKS_END_MS: u64 = 500;
 
+/// Between looks at the other members, and for some while there are none.
+const WATCH: Duration = Duration::from_millis(25);
+const WATCH_ALONE: Duration = Duration::from_millis(500);
+
 /// Runs one core until the node is told to stop.
 pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
     let id = context.core;
@@ -79,7 +83,14 @@ pub(super) async fn run(plan: Arc<Plan>, context: CoreContext) {
         ticker: context.ticker.clone(),
         queue: context.queues.requests.clone(),
         seed: plan.seed ^ u64::from(id.0),
-        on_state: Box::new(|_, _| {}),
+        on_state: {
+            let core = core.clone();
+            Box::new(move |member, up| {
+                if !up && core.id() == CoreId(0) && core.is_installed() {
+                    core.step(Event::Unreachable(member));
+                }
+            })
+        },
     }));
     let ticking = core.clone();
     context.ticker.on_tick(move |_| ticking.tick());
@@ -214,6 +225,7 @@ fn serve(plan: &Plan, core: &Core, manifest: Manifest) -> Vec<Task<()>> {
         let (name, cluster, listen) = (&plan.node.name, plan.node.cluster, plan.config.listen);
         tracing::info!(name, %cluster, %listen, "serving");
         tasks.push(queue.spawn(drop_sources(core.clone(), plan.node.clone())));
+        tasks.push(core.queues().requests.spawn(watch(core.clone())));
     }
     core.enter(Phase::Serving);
     tasks
@@ -298,6 +310,18 @@ fn serve_connection(
         }
     };
     task.detach();
+}
+
+/// Lets core 0 watch the other members, at a pace of its own: an idle core's tick is too slow for that, and a busy one's
+/// would cost an idle node more than all else.
+async fn watch(core: Core) {
+    loop {
+        let watches = core.with_machine(|machine| machine.is_watching());
+        core.ticker().sleep(if watches { WATCH } else { WATCH_ALONE }).await;
+        if watches {
+            core.step(Event::Watch);
+        }
+    }
 }
 
 /// Drops the layouts that the last one replaces, once every core has written all its parts.

@@ -177,6 +177,7 @@ impl Machine {
             Event::Epoch(ring) => self.epoch(now, ring, out),
             Event::Opinion(opinion) => self.opinion(now, opinion, out),
             Event::Control { from, message } => self.control_heard(now, from, *message, out),
+            Event::Unreachable(member) => self.unreachable(now, member),
             Event::Moved(report) => self.plane_step(now, ControlEvent::Cores(report), out),
             Event::AskEpoch(member) => self.fetch_epoch(member, out),
             Event::AskOccupied { round } => {
@@ -186,6 +187,7 @@ impl Machine {
                 self.plane_step(now, ControlEvent::Occupied { round, core, slots }, out);
             }
             Event::Tick => self.tick(now, out),
+            Event::Watch => self.tick_plane(now, out),
             Event::Stop => self.stopping = true,
         }
         if now.mono >= self.ask_segment_at
@@ -231,11 +233,7 @@ impl Machine {
 
     /// Does anything wait for the log or for time to pass? Ticks must then come every 5 ms.
     pub fn is_busy(&self) -> bool {
-        !self.is_quiet()
-            || self.replica.log().wants_tick()
-            || self.is_moving()
-            || self.is_exchanging()
-            || self.is_watching()
+        !self.is_quiet() || self.replica.log().wants_tick() || self.is_moving() || self.is_exchanging()
     }
 
     /// Has everything that was taken on come to its end?

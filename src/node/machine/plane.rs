@@ -106,8 +106,9 @@ impl Machine {
         records
     }
 
-    /// Is there anybody to watch? Ticks must then come.
-    pub(super) fn is_watching(&self) -> bool {
+    /// Is there anybody to watch? [`Event::Watch`](crate::node::event::Event::Watch) must then come every 50 ms, whatever
+    /// the core has to do.
+    pub fn is_watching(&self) -> bool {
         self.plane.is_some() && self.ring.epoch().members.len() > 1
     }
 
@@ -160,6 +161,13 @@ impl Machine {
                 plane.liveness.take_gossip(now.mono, from, &opinions);
             }
             message => self.plane_step(now, ControlEvent::Message { from, message }, out),
+        }
+    }
+
+    /// The link to a member broke.
+    pub(super) fn unreachable(&mut self, now: Now, member: MemberId) {
+        if let Some(plane) = self.plane.as_deref_mut() {
+            plane.liveness.unreachable(now.mono, member);
         }
     }
 
