@@ -61,7 +61,7 @@ pub(crate) struct Place {
 /// What a core asks of other members.
 #[derive(Debug)]
 pub(crate) enum Sent {
-    Message(MemberId, Message),
+    Message(MemberId, Box<Message>),
     AskEpoch(MemberId),
 }
 
@@ -72,6 +72,9 @@ pub(crate) struct SimNode {
     /// Records that opening read from parts and from logs.
     pub(crate) read: (u64, u64),
 }
+
+/// A key and one of its versions.
+pub(crate) type Written = (Vec<u8>, Version);
 
 /// What the cores of one process share.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ struct Shared {
     halted: Rc<RefCell<Option<String>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
     /// Versions of keys that have become durable, as the log's blocks say; not kept unless somebody wants to know.
-    durable: Option<Rc<RefCell<Vec<(Vec<u8>, Version)>>>>,
+    durable: Option<Rc<RefCell<Vec<Written>>>>,
 }
 
 /// One core of it. Clones are the same core.
@@ -331,7 +334,7 @@ impl SimNode {
     }
 
     /// Versions of keys whose log record has become durable since this was last called.
-    pub(crate) fn take_durable(&self) -> Vec<(Vec<u8>, Version)> {
+    pub(crate) fn take_durable(&self) -> Vec<Written> {
         self.shared.durable.as_ref().map_or(Vec::new(), |durable| std::mem::take(&mut durable.borrow_mut()))
     }
 
@@ -376,7 +379,9 @@ impl SimCore {
                 Effect::Reply { to, reply } => shared.replies.borrow_mut().push((to, reply)),
                 Effect::PrepareSegment(segment) => self.spawn(self.clone().prepare(segment)),
                 Effect::Halt(why) => self.halt(why),
-                Effect::Send { to, message } => shared.sent.borrow_mut().push(Sent::Message(to, message)),
+                Effect::Send { to, message } => {
+                    shared.sent.borrow_mut().push(Sent::Message(to, message.into()))
+                }
                 Effect::AskEpoch(to) => shared.sent.borrow_mut().push(Sent::AskEpoch(to)),
             }
         }
@@ -440,7 +445,7 @@ impl SimCore {
 }
 
 /// The records that a batch makes durable, read from its blocks as a start would.
-fn records_of(shape: &LogShape, blocks: &[u8]) -> Vec<(Vec<u8>, Version)> {
+fn records_of(shape: &LogShape, blocks: &[u8]) -> Vec<Written> {
     let mut payload = Vec::new();
     for block in blocks.chunks_exact(BLOCK_BYTES) {
         let Reading::Intact(header) = block::open(shape.seal, block) else { panic!("a block just sealed") };
