@@ -146,10 +146,16 @@ impl Replica {
                 .live_value(at)
                 .map(|old| if previous { Bytes::copy_from_slice(old) } else { Bytes::new() }),
         });
+        let (present, own) = (replaced.version, naming.map(|naming| naming.id));
+        // An operation that takes another version replaces itself: what counts is what it replaced first.
+        let replaced = own.and_then(|id| self.first_replaced(id, present, previous)).unwrap_or(replaced);
         match self.shard.admit(token, place, record, label) {
             Admission::Wins => {}
-            // What it replaced when it came first is not known any more; certainly not itself.
-            Admission::Held => return (Taken::Held(wait.unwrap_or_default()), Replaced::default()),
+            // What it replaced when it came first is known of a named operation only; certainly it was not itself.
+            Admission::Held => {
+                let replaced = if replaced.version == present { Replaced::default() } else { replaced };
+                return (Taken::Held(wait.unwrap_or_default()), replaced);
+            }
             Admission::Superseded(_) if planted(Mutant::StoreBlindly) => {}
             Admission::Superseded(newer) => {
                 let ever = self.ever_held.ask(token, record.version);
@@ -160,8 +166,8 @@ impl Replica {
         if self.shard.insert(token, place, record).is_err() {
             return (Taken::NoPlace, replaced);
         }
-        if replaced.version != Version::ZERO && !self.alone {
-            self.ever_held.remember(token, replaced.version);
+        if present != Version::ZERO && !self.alone {
+            self.ever_held.remember(token, present);
         }
         let operation = naming.map(|naming| OperationEntry {
             id: naming.id,
@@ -178,6 +184,17 @@ impl Replica {
         let ticket = self.log.append(&LogRecord::Record(Entry { record: *record, label, operation }));
         self.pending[pending_at(token)] = ticket;
         (Taken::Held(ticket), replaced)
+    }
+
+    /// What a named operation replaced when it came here first, if `version` is its present one and that is remembered.
+    fn first_replaced(&self, id: OperationId, version: Version, previous: bool) -> Option<Replaced> {
+        let entry = self.shard.identities().get(id).filter(|entry| entry.version == version)?;
+        let value = match entry.had_old {
+            false => None,
+            true if previous => Some(entry.old.clone()?),
+            true => Some(Bytes::new()),
+        };
+        Some(Replaced { version: entry.replaced, value })
     }
 
     /// Logs a round of collection. It is applied by [`Replica::collected`], once the ticket is durable: a floor is

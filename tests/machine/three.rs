@@ -131,6 +131,25 @@ fn operation_that_was_asked_for_twice_takes_one_version_although_both_tries_lose
 }
 
 #[test]
+fn named_operation_that_took_another_version_never_replaces_itself_and_is_answered_alike() {
+    let mut three = Three::new();
+    let [first, second, third] = three.order(b"k");
+    three.node(third).pass_ms(100);
+    let late = three.coordinate(third, put(b"k", b"late"), Level::Quorum);
+    three.run(between(second, third));
+    three.written(late);
+    three.lose();
+    let asker = three.node(first).ask_named(put(b"k", b"early"), 5, 1, 0);
+    three.settle();
+    let answer = three.node(first).written(asker);
+    assert_eq!(&answer.old[..], b"late");
+    let again = three.node(first).ask_named(put(b"k", b"early"), 5, 1, 0);
+    three.settle();
+    assert_eq!(three.node(first).written(again), answer);
+    assert_eq!(three.node(first).machine.stats().restamps, 1);
+}
+
+#[test]
 fn version_that_one_never_held_waits_for_the_third() {
     let mut three = Three::new();
     three.node(N2).pass_ms(100);

@@ -35,8 +35,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
-/// Keys and versions that have become durable.
-type Durable = Rc<RefCell<Vec<(Vec<u8>, Version)>>>;
 
 /// What varies between nodes of different seeds.
 #[derive(Clone, Debug)]
@@ -62,9 +60,8 @@ pub(crate) struct Place {
 
 /// What a core asks of other members.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are messages")]
 pub(crate) enum Sent {
-    Message(MemberId, Message),
+    Message(MemberId, Box<Message>),
     AskEpoch(MemberId),
 }
 
@@ -75,6 +72,9 @@ pub(crate) struct SimNode {
     /// Records that opening read from parts and from logs.
     pub(crate) read: (u64, u64),
 }
+
+/// A key and one of its versions.
+pub(crate) type Written = (Vec<u8>, Version);
 
 /// What the cores of one process share.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ struct Shared {
     halted: Rc<RefCell<Option<String>>>,
     sent: Rc<RefCell<Vec<Sent>>>,
     /// Versions of keys that have become durable, as the log's blocks say; not kept unless somebody wants to know.
-    durable: Option<Durable>,
+    durable: Option<Rc<RefCell<Vec<Written>>>>,
 }
 
 /// One core of it. Clones are the same core.
@@ -319,7 +319,7 @@ impl SimNode {
     }
 
     /// Versions of keys whose log record has become durable since this was last called.
-    pub(crate) fn take_durable(&self) -> Vec<(Vec<u8>, Version)> {
+    pub(crate) fn take_durable(&self) -> Vec<Written> {
         self.shared.durable.as_ref().map_or(Vec::new(), |durable| std::mem::take(&mut durable.borrow_mut()))
     }
 
@@ -366,7 +366,9 @@ impl SimCore {
                 Effect::Halt(why) => self.halt(why),
                 // No core of this world speaks for its node.
                 Effect::Moved(_) => {}
-                Effect::Send { to, message } => shared.sent.borrow_mut().push(Sent::Message(to, message)),
+                Effect::Send { to, message } => {
+                    shared.sent.borrow_mut().push(Sent::Message(to, message.into()))
+                }
                 Effect::AskEpoch(to) => shared.sent.borrow_mut().push(Sent::AskEpoch(to)),
                 other => panic!("{other:?} of a core that hosts no control plane"),
             }
@@ -431,7 +433,7 @@ impl SimCore {
 }
 
 /// The records that a batch makes durable, read from its blocks as a start would.
-fn records_of(shape: &LogShape, blocks: &[u8]) -> Vec<(Vec<u8>, Version)> {
+fn records_of(shape: &LogShape, blocks: &[u8]) -> Vec<Written> {
     let mut payload = Vec::new();
     for block in blocks.chunks_exact(BLOCK_BYTES) {
         let Reading::Intact(header) = block::open(shape.seal, block) else { panic!("a block just sealed") };

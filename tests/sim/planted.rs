@@ -51,6 +51,16 @@ const IN_A_CLUSTER: [(Mutant, u64, u64, fn(&mut Options)); 15] = [
     (Mutant::ExpiryUnhappensAtAnother, 1, 400, Options::dwell_on_ends),
 ];
 
+/// What the checker catches that knows values only, in a cluster whose nodes rarely agree who coordinates.
+const BY_VALUES_ALONE: [(Mutant, u64, u64); 6] = [
+    (Mutant::OneIsEnough, 1, 400),
+    (Mutant::SupersededCounts, 1, 400),
+    (Mutant::RestampEarly, 1, 400),
+    (Mutant::StoreBlindly, 1, 400),
+    (Mutant::NoWriteBack, 1, 400),
+    (Mutant::SupersededWriteBack, 1, 400),
+];
+
 fn as_drawn(_: &mut Options) {}
 
 /// What the log's own test plants (`tests/log_damage`).
@@ -117,6 +127,22 @@ fn every_planted_bug_is_caught() {
         let sees = |seed: &u64| catches(mutant, || drop(cluster::run_with(*seed, change)));
         match (first..first + seeds).find(sees) {
             Some(seed) => println!("{mutant:?}: seed {seed} of clusters"),
+            None => missed.push(mutant),
+        }
+    }
+    // Nothing planted, nothing caught.
+    for seed in 1..=20 {
+        drop(cluster::run_with(seed, Options::check_values_only));
+        drop(cluster::run_with(seed, Options::dwell_on_ends));
+    }
+    for (mutant, first, seeds) in BY_VALUES_ALONE {
+        if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
+            continue;
+        }
+        let sees =
+            |seed: &u64| catches(mutant, || drop(cluster::run_with(*seed, Options::check_values_only)));
+        match (first..first + seeds).find(sees) {
+            Some(seed) => println!("{mutant:?}: seed {seed} of clusters, by values alone"),
             None => missed.push(mutant),
         }
     }

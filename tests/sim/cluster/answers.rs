@@ -49,18 +49,30 @@ impl World {
         if open.level == Level::One {
             return self.history.glimpsed(&open.key, answer);
         }
+        let did = if answer.exists { Did::Found(History::named_by(&answer.value)) } else { Did::Nothing };
+        let deed = Deed { did, begun: open.begun, ended: Some(self.moment) };
+        self.deeds.entry(open.key.clone()).or_default().push(deed);
+        if self.options.values_only {
+            return;
+        }
         let clock = [open.begun_ns, self.now_ns].map(|ns| BEGIN_MS + ns / MS);
         self.history.read(&open.key, &open.before, answer, (clock[0], clock[1]), self.skew());
         if answer.version != Version::ZERO {
             self.check_durable(open, answer.version, "was read");
         }
-        let did = if answer.exists { Did::Found(History::named_by(&answer.value)) } else { Did::Nothing };
-        let deed = Deed { did, begun: open.begun, ended: Some(self.moment) };
-        self.deeds.entry(open.key.clone()).or_default().push(deed);
     }
 
     fn acknowledged(&mut self, open: &Try, operation: u64, answer: &WriteAnswer) {
         self.trace ^= answer.version.hlc.0;
+        if !self.options.values_only {
+            self.check_acknowledged(open, operation, answer);
+        }
+        let write = self.writes.get_mut(&operation).expect("it was asked for");
+        write.open -= 1;
+        write.acknowledged.get_or_insert(self.moment);
+    }
+
+    fn check_acknowledged(&mut self, open: &Try, operation: u64, answer: &WriteAnswer) {
         if open.level == Level::One {
             self.history.dropped_in(&open.key, operation, answer.version);
         } else {
@@ -69,9 +81,6 @@ impl World {
             self.met.note("a write was acknowledged");
         }
         self.check_durable(open, answer.version, "was acknowledged");
-        let write = self.writes.get_mut(&operation).expect("it was asked for");
-        write.open -= 1;
-        write.acknowledged.get_or_insert(self.moment);
     }
 
     /// With several replicas the old value is the best that those who made the success knew, and a write that took another
@@ -95,7 +104,8 @@ impl World {
                 let write = self.writes.get_mut(&operation).expect("it was asked for");
                 write.open -= 1;
                 // Another try may have taken effect, or yet will: this one's answer says nothing of it.
-                if write.open == 0 && !write.doubtful && write.acknowledged.is_none() {
+                let nothing = write.open == 0 && !write.doubtful && write.acknowledged.is_none();
+                if nothing && !self.options.values_only {
                     self.history.refused(&open.key, operation);
                 }
             }

@@ -283,7 +283,7 @@ impl World {
         let life = site.life;
         for sent in sent {
             match sent {
-                Sent::Message(to, message) => self.send(at, to, message),
+                Sent::Message(to, message) => self.send(at, to, *message),
                 Sent::AskEpoch(to) => {
                     panic!("node {at} asks member {to} for an epoch, and there is one only")
                 }

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) idle_tick_ms: u64,
     /// The last phase keeps as many nodes down as every slot can do without.
     pub(crate) heal_minority_down: bool,
+    /// Only the checker that knows values and nothing else looks at the answers.
+    pub(crate) values_only: bool,
     pub(crate) shape: Shape,
 }
 
@@ -201,6 +203,7 @@ impl Options {
             disk_latency_us: *choice(prng, &[0, 100, 1_000, 5_000, 20_000]),
             idle_tick_ms: *choice(prng, &[100, 2_000, 2_000, 10_000, 10_000, 10_000, 10_000, 10_000]),
             heal_minority_down: prng.chance(300),
+            values_only: false,
             shape: shape(prng),
         }
     }
@@ -234,6 +237,18 @@ impl Options {
         (self.tight_permille, self.burst_ms) = (0, 1_200);
         let faults = &mut self.faults;
         (faults.per_burst, faults.crash, faults.crash_several, faults.down_ms) = (12, 10, 10, 5);
+    }
+
+    /// As a client would check, who sees no version, no disk and no message.
+    #[cfg_attr(
+        not(mutants),
+        expect(dead_code, reason = "to prove that one checker alone catches what is planted")
+    )]
+    pub(crate) fn check_values_only(&mut self) {
+        self.values_only = true;
+        self.fight();
+        (self.network.loss_permille, self.network.jitter_us) = (100, 15_000);
+        self.tight_permille = 300;
     }
 
     /// Replicas of each slot.

@@ -62,6 +62,7 @@ impl World {
     /// A node says something.
     pub(super) fn said(&mut self, from: usize, to: usize, message: &Message) {
         let Message { slot, hlc, body, .. } = message;
+        let checks = !self.options.values_only;
         let mut remember = |attempt: &AttemptId, key: &[u8], version: Version| {
             let name = (from, to, *slot, *attempt, version != Version::ZERO);
             self.words.asked.insert(name, Asked { key: key.to_vec(), version, hlc: *hlc });
@@ -69,7 +70,7 @@ impl World {
         match body {
             MessageBody::Write { attempt, record, repair, .. } => {
                 remember(attempt, &record.key, record.version);
-                if !repair {
+                if !repair && checks {
                     self.check_version(record);
                 }
             }
@@ -78,10 +79,10 @@ impl World {
                 remember(attempt, operation.key().expect("it has one"), Version::ZERO);
                 self.words.forwards += 1;
             }
-            MessageBody::WriteAnswer { attempt, verdict, .. } => {
+            MessageBody::WriteAnswer { attempt, verdict, .. } if checks => {
                 self.check_verdict(&(to, from, *slot, *attempt, true), *verdict);
             }
-            MessageBody::ReadAnswer { attempt, found } => {
+            MessageBody::ReadAnswer { attempt, found } if checks => {
                 self.check_found(&(to, from, *slot, *attempt, false), found, *hlc);
             }
             MessageBody::Collect { .. }
@@ -92,6 +93,8 @@ impl World {
             | MessageBody::Parts { .. }
             | MessageBody::Listing { .. }
             | MessageBody::Want { .. }
+            | MessageBody::WriteAnswer { .. }
+            | MessageBody::ReadAnswer { .. }
             | MessageBody::ForwardAnswer { .. }
             | MessageBody::Survey { .. }
             | MessageBody::SurveyAnswer { .. } => {}
