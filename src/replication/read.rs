@@ -148,6 +148,14 @@ impl ReadOperation {
         self.heard(member, version, label)
     }
 
+    /// A replica holds this version instead of the one that it was offered: that is an answer too.
+    pub fn passed(&mut self, member: MemberId, newer: Version) -> ReadNext {
+        self.answers.retain(|heard| heard.member != member);
+        self.holders.clear();
+        (self.offered, self.hurried) = (false, false);
+        self.heard(member, newer, None)
+    }
+
     /// A replica holds the chosen version, or once held it.
     pub fn holds(&mut self, member: MemberId) -> ReadNext {
         if !self.holders.contains(&member) {
@@ -158,9 +166,9 @@ impl ReadOperation {
 
     /// It has waited for long, or for all that it can hope to hear: what was heard must do.
     pub fn hurry(&mut self) -> ReadNext {
-        self.hurried = true;
+        let again = core::mem::replace(&mut self.hurried, true);
         let is_here = self.best.as_ref().map(|(best, _)| best.version) == self.chosen;
-        if self.fetched_from.is_some() && !is_here {
+        if again && self.fetched_from.is_some() && !is_here {
             // Whoever was asked for the record does not answer.
             return ReadNext::StartOver;
         }
@@ -191,7 +199,7 @@ impl ReadOperation {
 
     fn next(&mut self) -> ReadNext {
         let answered: Replicas = self.answers.iter().map(|heard| heard.member).collect();
-        if self.chosen.is_none() {
+        if !self.offered {
             if !self.sets.read_reached(self.level, &answered) {
                 return ReadNext::Wait;
             }
@@ -200,7 +208,10 @@ impl ReadOperation {
                 let enough = self.sets.absence_reached(self.level, &answered);
                 return if enough { ReadNext::Done(None) } else { ReadNext::Wait };
             }
-            self.chosen = Some(greatest);
+            // Until it is offered, what comes late counts as well: this core's own answer always comes first.
+            if self.chosen != Some(greatest) {
+                (self.chosen, self.fetched_from) = (Some(greatest), None);
+            }
         }
         let chosen = self.chosen.expect("it was just chosen");
         let held = self.sets.write_reached(self.level, &self.holders())

@@ -1,9 +1,10 @@
 //! Two machines that replicate every slot to each other.
 
-use crate::bench::{BEGIN_MS, Bench, OTHER, Setup, put};
+use crate::bench::{BEGIN_MS, Bench, OTHER, Setup, get, put};
 use bytes::Bytes;
 use ringcore::node::event::Event;
 use ringcore::replication::messages::{AttemptId, Message, MessageBody, News, OwnedRecord};
+use ringcore::types::request::Answer;
 use ringcore::types::{Hlc, MemberId, OperationId, Outcome, Token, Version};
 
 #[test]
@@ -29,6 +30,42 @@ fn write_whose_peer_does_not_answer_is_in_doubt_at_its_deadline() {
     here.live_ms(10_000);
     assert_eq!(here.failed(asker).outcome, Outcome::InDoubt);
     assert!(here.machine.is_quiet());
+}
+
+#[test]
+fn read_finds_what_only_the_other_of_two_holds_although_its_own_answer_comes_first() {
+    for patient in [true, false] {
+        let (mut here, mut there) = Bench::two();
+        here.ask(put(b"k", b"old"));
+        here.flush();
+        here.sent.clear();
+        let version = Version::new(Hlc::at_ms(BEGIN_MS + 5), OTHER);
+        let (key, value) = (Bytes::from_static(b"k"), Some(Bytes::from_static(b"new")));
+        let record = OwnedRecord { key, version, expires_at_ms: 0, value };
+        let body = MessageBody::Write {
+            attempt: AttemptId(1),
+            record,
+            label: None,
+            naming: None,
+            previous: false,
+            repair: true,
+        };
+        let slot = Token::of(b"k").slot();
+        let message = Message { slot, configuration: 1, hlc: Hlc::ZERO, news: News::default(), body };
+        there.step(Event::Peer { from: MemberId(1), message });
+        there.flush();
+        there.sent.clear();
+        let asker = here.ask(get(b"k"));
+        for _ in 0..20 {
+            // Each way takes longer than a read has patience.
+            here.live_ms(if patient { 1 } else { 15 });
+            here.deliver(&mut there, MemberId(1));
+            there.flush();
+            there.deliver(&mut here, OTHER);
+        }
+        let Some(Ok(Answer::Read(answer))) = here.reply(asker) else { panic!("it is not answered") };
+        assert_eq!((answer.version, &answer.value[..]), (version, &b"new"[..]));
+    }
 }
 
 #[test]

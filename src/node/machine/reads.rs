@@ -170,16 +170,35 @@ impl Machine {
         verdict: Verdict,
         out: &mut Effects,
     ) {
-        let Some(read) = self.coordinator.read_mut(attempt) else { return };
-        let next = match verdict {
-            Verdict::Held => read.holds(from),
-            Verdict::Never(_) | Verdict::Unknown(_) if planted(Mutant::SupersededWriteBack) => {
-                read.holds(from)
-            }
-            // Something newer is there, or the label is too old: what was heard does not hold any more.
-            Verdict::Never(_) | Verdict::Unknown(_) | Verdict::BelowFloor => ReadNext::StartOver,
-            Verdict::ClockAhead | Verdict::NoRoom | Verdict::Stale => ReadNext::Wait,
+        let newer = match verdict {
+            Verdict::Never(newer) | Verdict::Unknown(newer) => Some(newer),
+            Verdict::Held | Verdict::BelowFloor => None,
+            Verdict::ClockAhead | Verdict::NoRoom | Verdict::Stale => None,
         };
+        if newer.is_some_and(|newer| self.is_beyond(now, newer)) {
+            // As if it were silent.
+            self.stats.clock_refusals += 1;
+            return;
+        }
+        let Some(read) = self.coordinator.read_mut(attempt) else { return };
+        let next = match newer {
+            Some(_) if planted(Mutant::SupersededWriteBack) => read.holds(from),
+            Some(newer) => return self.passed(now, from, attempt, newer, out),
+            None if verdict == Verdict::Held => read.holds(from),
+            // The label is too old: what was heard does not hold any more.
+            None if verdict == Verdict::BelowFloor => ReadNext::StartOver,
+            None => ReadNext::Wait,
+        };
+        self.read_on(now, attempt, next, out);
+    }
+
+    /// A replica holds something newer than what it was offered: the read goes on with that. Under another name, because
+    /// an answer does not say which version it is about.
+    fn passed(&mut self, now: Now, from: MemberId, attempt: AttemptId, newer: Version, out: &mut Effects) {
+        let Some(attempt) = self.coordinator.rename(now.mono, attempt) else { return };
+        let Some(read) = self.coordinator.read_mut(attempt) else { return };
+        self.stats.reads_again += 1;
+        let next = read.passed(from, newer);
         self.read_on(now, attempt, next, out);
     }
 

@@ -10,7 +10,7 @@ use ringcore::types::{OperationId, Token};
 use std::collections::BTreeMap;
 
 /// Requests before the cluster heals, at most.
-const ASKED_MAX: u64 = 1_000;
+const ASKED_MAX: u64 = 600;
 
 /// A client.
 #[derive(Clone, Debug, Default)]

@@ -179,7 +179,7 @@ impl Options {
             tight_permille: some(prng, 600, 500),
             bursts: prng.between(6, 10),
             burst_ms: prng.between(100, 1_200),
-            lull_ms: prng.between(5_000, 40_000),
+            lull_ms: prng.between(5_000, 45_000),
             think_ms: prng.between(2, 100),
             network: NetworkOptions {
                 latency_us: prng.between(50, 2_000),
@@ -296,7 +296,7 @@ fn shape(prng: &mut Prng) -> Shape {
         ..Limits::default()
     };
     Shape {
-        segment_blocks: *choice(prng, &[64, 128]),
+        segment_blocks: *choice(prng, &[16, 32, 64]),
         round_bytes: prng.between(64 << 10, 1 << 20),
         accept_data_loss: false,
         limits,
