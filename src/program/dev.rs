@@ -99,7 +99,7 @@ pub fn run(flags: &DevFlags) -> Exit {
 fn nodes_of(flags: &DevFlags) -> Result<Vec<Node>, Refusal> {
     if let Some(nodes @ (0 | NODES_MAX..)) = flags.nodes.filter(|nodes| *nodes != NODES_MAX) {
         let what = format!("--nodes {nodes}: a cluster of 1 to {NODES_MAX} nodes can be run");
-        return Err(Refusal::new(Exit::SETTING, what));
+        return Err(Refusal::new(Exit::SETTING, what).fix("fix: choose one of those, or leave --nodes away"));
     }
     let ours = OURS.map(|key| format!("--{}", setting(key).flag().expect("only limits have none")));
     let names = |argument: &String| ours.iter().any(|flag| argument.split('=').next() == Some(flag));

@@ -6,11 +6,16 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// `dev` looks for free ports and starts nodes there a moment later: two at once may find the same.
+static PORTS: Mutex<()> = Mutex::new(());
 
 #[test]
 fn dev_serves_until_it_is_interrupted_and_keeps_its_data() {
     let _shared = among_others();
+    let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
     let home = Home::new("dev");
     for round in 0..2 {
         let mut command = ringcore();
@@ -39,6 +44,7 @@ fn dev_serves_until_it_is_interrupted_and_keeps_its_data() {
 #[test]
 fn dev_runs_a_cluster_that_outlives_one_of_its_nodes() {
     let _shared = among_others();
+    let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
     let home = Home::new("dev-three");
     let mut command = ringcore();
     command.args(["dev", "--nodes", "3", "--dir"]).arg(home.data());
