@@ -60,9 +60,17 @@ fn dev_runs_a_cluster_that_outlives_one_of_its_nodes() {
     assert_eq!(ran(ringctl(clients[0], &["put", "hello", "world"])).0, 0);
     let nodes = children(dev.0.id());
     assert_eq!(nodes.len(), 3);
-    kill_process(nodes[1], Signal::KILL).unwrap();
+    let is_second = |node: &&Pid| {
+        let line = fs::read(format!("/proc/{}/cmdline", node.as_raw_nonzero())).expect("it runs");
+        line.split(|byte| *byte == 0).any(|word| word == b"n2")
+    };
+    kill_process(*nodes.iter().find(is_second).expect("there is an n2"), Signal::KILL).unwrap();
     for client in [clients[0], clients[2]] {
-        until("it is read without the dead one", || ran(ringctl(client, &["get", "hello"])).1 == "world");
+        let mut said = Default::default();
+        until(&format!("it is read without the dead one, through {client}"), || {
+            said = ran(ringctl(client, &["get", "hello"]));
+            said.1 == "world"
+        });
     }
     kill_process(Pid::from_child(&dev.0), Signal::INT).unwrap();
     end_of(&mut dev.0, Duration::from_secs(15)).expect("Ctrl-C ends it");
