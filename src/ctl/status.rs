@@ -50,7 +50,7 @@ async fn ask_the_others(client: &Client, status: &mut v1::GetStatusResponse) -> 
         let member = ring.members.iter().find(|member| member.name == name);
         let asked = async {
             let address = member.map(|member| member.client_address.clone())?;
-            let builder = Client::builder().endpoints([address]).deadline(ASK_WITHIN).retry(once.clone());
+            let builder = Client::builder().endpoints([address]).deadline(ASK_WITHIN).retry(once);
             let client = builder.connect_timeout(ASK_WITHIN).connect().await.ok()?;
             client.status(false).await.ok()
         };

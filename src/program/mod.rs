@@ -23,6 +23,7 @@ pub mod command;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod dev;
+#[cfg(feature = "server")]
 mod dev_nodes;
 #[cfg(feature = "server")]
 pub mod disk_probe;

@@ -114,7 +114,8 @@ struct Inner {
     expected: RefCell<Vec<Expected>>,
     /// Letters were sent since the others were last told.
     unposted: Bell,
-    /// Events that the machine's own effects ask for: taken when those have been performed.
+    /// Events that the machine's own effects ask for, and what others told before there was a machine: taken after each
+    /// step.
     own_events: RefCell<VecDeque<Event>>,
     /// Letters that a mailbox had no room for: tried again at the next tick, in order.
     unsent: RefCell<VecDeque<(CoreId, Letter)>>,
@@ -347,9 +348,10 @@ impl Core {
         inner.unposted.ring();
     }
 
-    /// What a core of this node tells this one. Before it has recovered it asks for the epoch when it has.
+    /// What a core of this node tells this one. Told before it has recovered, it takes it up with its first step.
     fn take_event(&self, event: Event) {
         if !self.is_installed() {
+            self.0.own_events.borrow_mut().push_back(event);
             return;
         }
         match &event {

@@ -57,7 +57,7 @@ impl Agreement {
         let recovered = record.map(record::decode).transpose()?;
         // What was promised for a number that is decided no longer counts.
         let acceptor = match recovered {
-            Some(acceptor) if acceptor.number() == next => acceptor,
+            Some(acceptor) if acceptor.number() == next => Acceptor::new(next),
             Some(acceptor) if acceptor.number() > next => return Err(EpochError::Numbers),
             Some(_) | None => Acceptor::new(next),
         };
@@ -98,6 +98,7 @@ impl Control {
             return;
         }
         let Some((purpose, wish)) = self.wish(now, out) else { return };
+        assert_eq!(wish.number, self.agreement.acceptor.number(), "what is wanted follows what is in force");
         let round = self.agreement.acceptor.promised().round.max(self.agreement.round) + 1;
         let own = self.config.member;
         let ballot = Ballot { round, member: own };
@@ -250,16 +251,17 @@ impl Control {
         accepted: Taken<Arc<Epoch>>,
         out: &mut ControlEffects,
     ) {
-        if accepted.as_ref().is_some_and(|(_, epoch)| epoch.number == number && !self.could_be(epoch)) {
+        let is_mine = |attempt: &Attempt| attempt.proposer.number() == number;
+        if !self.agreement.attempt.as_ref().is_some_and(is_mine) {
+            return;
+        }
+        let can_be = |(_, epoch): &(Ballot, Arc<Epoch>)| epoch.number == number && self.could_be(epoch);
+        if !accepted.as_ref().is_none_or(can_be) {
             self.stats.epochs_refused += 1;
             return;
         }
         let own = self.config.member;
-        let Some(attempt) =
-            self.agreement.attempt.as_mut().filter(|attempt| attempt.proposer.number() == number)
-        else {
-            return;
-        };
+        let attempt = self.agreement.attempt.as_mut().expect("it was just looked at");
         let Some(epoch) = attempt.proposer.promised(from, ballot, accepted) else { return };
         attempt.asked_at = now;
         for voter in attempt.proposer.unanswered().filter(|voter| *voter != own) {

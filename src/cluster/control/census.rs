@@ -45,7 +45,8 @@ impl Census {
         let Some(standing) = self.cores.get_mut(usize::from(core.0)) else { return false };
         match refused {
             None => standing.moved = standing.moved.max(epoch),
-            Some(slot) => standing.refused = Some((epoch, slot)),
+            // An older report may come late.
+            Some(slot) => standing.refused = standing.refused.max(Some((epoch, slot))),
         }
         true
     }
@@ -110,6 +111,8 @@ mod tests {
         assert_eq!((census.moved(), census.refused(0)), (2, None));
         assert!(census.report(report(1, 3, Some(Slot(7)))));
         assert_eq!((census.moved(), census.refused(3), census.refused(4)), (2, Some(Slot(7)), None));
+        assert!(census.report(report(1, 1, Some(Slot(8)))));
+        assert_eq!(census.refused(3), Some(Slot(7)), "what came late is older");
         assert!(census.report(report(1, 4, None)));
         assert_eq!((census.moved(), census.refused(3)), (3, None));
         assert!(!census.report(report(2, 3, None)));
