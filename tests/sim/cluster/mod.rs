@@ -149,6 +149,7 @@ pub(crate) fn run_with(seed: u64, change: impl FnOnce(&mut Options)) -> Ran {
     let mut prng = Prng::new(seed);
     let mut options = Options::draw(&mut prng);
     change(&mut options);
+    options.keep_within_bounds();
     trace::line(0, None, || format!("seed {seed}: {options:#?}"));
     let mut world = World::new(prng, options);
     world.live();

@@ -133,10 +133,15 @@ impl Options {
             }
             _ => {}
         }
-        let ends = options.ttl_permille > 0;
-        options.faults.down_ms_least = if ends { CLOCK_BOUND_MS } else { 1 };
-        options.faults.down_ms = options.faults.down_ms.max(options.faults.down_ms_least);
         options
+    }
+
+    /// Draws nothing that the rules that are built do not suffice for: see the module's text.
+    pub(crate) fn keep_within_bounds(&mut self) {
+        let ends = self.ttl_permille > 0;
+        assert!(!ends || self.clocks.wild == 0, "ends are judged by clocks");
+        self.faults.down_ms_least = if ends { CLOCK_BOUND_MS } else { 1 };
+        self.faults.down_ms = self.faults.down_ms.max(self.faults.down_ms_least);
     }
 
     fn draw_evenly(prng: &mut Prng) -> Options {
