@@ -2,9 +2,12 @@
 //! is alive.
 
 pub mod change;
+pub mod control;
 mod encoding;
 pub mod epoch;
+pub mod messages;
 pub mod paxos;
 mod placement;
 pub mod ring;
+pub mod slot_set;
 pub mod slots;
