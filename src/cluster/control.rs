@@ -13,6 +13,8 @@ mod joining;
 mod movement;
 mod peers;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use self::agreement::Agreement;
 use self::census::Census;

@@ -6,7 +6,7 @@ use super::placement;
 use super::ring::vnodes_of;
 use super::slots::{Configuration, REPLICAS_MAX, Slots};
 pub use crate::types::join::Nonce;
-use crate::types::{ClusterId, MemberId, SLOTS, Slot};
+use crate::types::{ClusterId, MemberId, Slot};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -266,17 +266,9 @@ impl Epoch {
     pub fn check(&self) -> Result<(), EpochError> {
         check_numbers(self.number, self.replication)?;
         check_members(&self.members, self.next_member)?;
-        self.slots.iter().try_for_each({
-            let mut judged = alloc::vec![None; self.slots.distinct().count()];
-            let indices = self.slots.indices();
-            move |(slot, configuration)| {
-                let seen = &mut judged[usize::from(indices[usize::from(slot.0)])];
-                match *seen.get_or_insert_with(|| self.can_be(configuration)) {
-                    true => Ok(()),
-                    false => Err(EpochError::Slot(slot)),
-                }
-            }
-        })?;
+        if let Some(index) = self.slots.distinct().position(|configuration| !self.can_be(configuration)) {
+            return Err(EpochError::Slot(self.slots.first_with(index)));
+        }
         self.check_quorums()
     }
 
@@ -306,11 +298,11 @@ impl Epoch {
 
     /// Has each slot whose sets changed the number of this epoch as its c, and every other the one that it had?
     fn check_marks(&self, before: &Epoch) -> Result<(), SuccessionError> {
-        let mut right = (u16::MAX, u16::MAX);
-        for slot in (0..SLOTS as u16).map(Slot) {
-            let index = usize::from(slot.0);
-            let pair = (before.slots.indices()[index], self.slots.indices()[index]);
-            if pair == right {
+        // By the new one's index: the old one that it was found to follow. Many slots share both.
+        let mut right = alloc::vec![u16::MAX; self.slots.distinct().count()];
+        let pairs = before.slots.indices().iter().zip(self.slots.indices());
+        for (slot, (&old, &new)) in (0..).map(Slot).zip(pairs) {
+            if core::mem::replace(&mut right[usize::from(new)], old) == old {
                 continue;
             }
             let (old, new) = (before.slots.get(slot), self.slots.get(slot));
@@ -319,7 +311,6 @@ impl Epoch {
             if new.c != self.number && !(same && new.c == old.c) {
                 return Err(SuccessionError::Slot(slot));
             }
-            right = pair;
         }
         Ok(())
     }

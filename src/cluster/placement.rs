@@ -23,8 +23,10 @@ pub(super) fn replicas(members: &[Member], vnodes: &[Vnode], n: usize) -> Vec<Me
     let owners: Vec<u32> = vnodes.iter().map(|vnode| by_id[&vnode.member] as u32).collect();
     let mut choice = Choice::new(members, n);
     let mut all = Vec::with_capacity(n * SLOTS);
+    let mut start = 0;
     for slot in 0..SLOTS as u16 {
-        let start = vnodes.partition_point(|vnode| vnode.token < Slot(slot).first_token());
+        let first = Slot(slot).first_token();
+        start += vnodes[start..].iter().take_while(|vnode| vnode.token < first).count();
         let (before, after) = owners.split_at(start);
         choice.choose(|| after.iter().chain(before).map(|&owner| owner as usize));
         assert_eq!(choice.chosen.len(), n, "members differ in their ids, and there are enough");

@@ -85,6 +85,12 @@ impl Slots {
         &self.of
     }
 
+    /// The first slot that has this one of the different configurations.
+    pub(super) fn first_with(&self, index: usize) -> Slot {
+        let at = self.of.iter().position(|of| usize::from(*of) == index).expect("each belongs to some slot");
+        Slot(at as u16)
+    }
+
     /// The greatest epoch that set a target which is still there; None if no slot moves.
     pub fn moving_since(&self) -> Option<u64> {
         self.held.iter().filter(|held| held.target > 0).map(|held| held.c).max()

@@ -7,8 +7,13 @@
 
 #![cfg_attr(mutants, allow(dead_code, unused_imports, reason = "only what a planted bug can fail is run"))]
 
+mod judge;
+mod node;
 mod paxos;
+mod world;
 
+#[cfg(not(mutants))]
+mod campaign;
 #[cfg(mutants)]
 mod planted;
 

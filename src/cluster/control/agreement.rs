@@ -57,7 +57,7 @@ impl Agreement {
         let recovered = record.map(record::decode).transpose()?;
         // What was promised for a number that is decided no longer counts.
         let acceptor = match recovered {
-            Some(acceptor) if acceptor.number() == next => Acceptor::new(next),
+            Some(acceptor) if acceptor.number() == next => acceptor,
             Some(acceptor) if acceptor.number() > next => return Err(EpochError::Numbers),
             Some(_) | None => Acceptor::new(next),
         };
