@@ -7,8 +7,8 @@ use crate::cluster::paxos::Ballot;
 use crate::cluster::slot_set::SlotSet;
 use crate::types::request::Asker;
 use crate::types::{ClusterId, CoreId, Failure, Outcome, Reason, Slot};
+use alloc::format;
 use alloc::string::String;
-use alloc::{format, vec};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ONE: MemberId = MemberId(1);
