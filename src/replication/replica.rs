@@ -208,8 +208,10 @@ impl Replica {
         self.log.append(&LogRecord::Collect { slot, round, floor, purge: purge.as_purge() })
     }
 
-    /// Applies a round of collection whose log entry is durable.
+    /// Applies a round of collection whose log entry is durable. What it purges was held here, and is not remembered one by
+    /// one: nothing at or below the floor is known any more.
     pub fn collected(&mut self, round: &Collection) {
+        self.ever_held.forget_slot(round.slot, round.floor.hlc);
         let listed = round.listed.iter().map(|(key, version)| (&key[..], *version));
         self.shard.collect(round.slot, round.round, round.floor, listed);
     }
