@@ -1,5 +1,7 @@
 //! The pure modules in a simulated world: what must survive a crash, interrupted at every step.
 //!
+//! `world` is a node alone, `cluster` are several with a network between them.
+//!
 //! `cargo test --no-default-features --test sim`. Built with `--cfg mutants` it runs one test instead, which plants one
 //! bug after the other and demands that each is caught:
 //! `RUSTFLAGS="--cfg mutants" CARGO_TARGET_DIR=target/mutants cargo test --no-default-features --test sim`.

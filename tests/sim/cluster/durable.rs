@@ -2,7 +2,9 @@
 //! restart found. No word of the machines is believed.
 //!
 //! An acknowledged version, and a version that a quorum read returned, must have been durable on a write quorum of the
-//! slot's replicas: that newer versions have replaced it there since does not matter, and no crash may take it back.
+//! slot's replicas: that newer versions have replaced it there since does not matter, and no crash may take it back. Of a
+//! batch whose write a crash cut off only what the restart found on top is counted: a replica that has forgotten says no
+//! more of the rest.
 
 use ringcore::types::Version;
 use std::collections::{BTreeMap, BTreeSet};
