@@ -32,8 +32,6 @@ const SETTLED_MS: u64 = 1_000;
 /// Bytes of records sent per tick, and records that wait to be sent.
 const SENT_PER_TICK: usize = 128 << 10;
 const SENDING_MAX: usize = 1 << 16;
-/// Of a digest that no slot is thought to agree on.
-const DISAGREED: Digest = Digest(u64::MAX);
 
 /// What a core knows of its slots' other replicas.
 #[derive(Debug, Default)]
@@ -75,7 +73,9 @@ impl Machine {
             let sets = self.sets(slot);
             let others = sets.all().filter(|other| *other != member && sets.contains(member));
             let known = |other: MemberId| before.get(at)?.iter().find(|pair| pair.member == other).copied();
-            let unknown = |member| Pair { member, agreed: DISAGREED, next: Mono(0), waits: false };
+            // Nothing is what all have to begin with: who holds more than that says so.
+            let agreed = Digest::default();
+            let unknown = |member| Pair { member, agreed, next: Mono(0), waits: false };
             others.map(|other| known(other).unwrap_or(unknown(other))).collect()
         });
         self.exchanges.pairs = pairs.collect();
