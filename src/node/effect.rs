@@ -9,7 +9,7 @@ use crate::cluster::messages::ControlMessage;
 use crate::cluster::ring::Ring;
 use crate::cluster::slot_set::SlotSet;
 use crate::replication::forward::Requester;
-use crate::replication::messages::{Found, Message, MessageBody, News};
+use crate::replication::messages::{Message, MessageBody, News};
 use crate::replication::write::Acknowledged;
 use crate::storage::log::Ticket;
 use crate::storage::segment::SegmentId;
@@ -96,6 +96,11 @@ impl Effects {
         self.held_answers
     }
 
+    /// Answers and messages, of whatever kind, that wait for the log.
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
     /// Bytes of keys and values in answers and messages that wait for the log.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -169,8 +174,8 @@ impl Effects {
 
 fn held_length(effect: &Effect) -> usize {
     match effect {
-        Effect::Reply { reply: Ok(answer), .. } => answer_length(answer),
-        Effect::Send { message, .. } => message_length(&message.body),
+        Effect::Reply { reply: Ok(answer), .. } => answer.bytes(),
+        Effect::Send { message, .. } => message.body.bytes(),
         Effect::Reply { reply: Err(_), .. }
         | Effect::AskEpoch(_)
         | Effect::SendControl { .. }
@@ -182,42 +187,5 @@ fn held_length(effect: &Effect) -> usize {
         | Effect::Note(_)
         | Effect::PrepareSegment(_)
         | Effect::Halt(_) => 0,
-    }
-}
-
-fn answer_length(answer: &Answer) -> usize {
-    match answer {
-        Answer::Read(read) => read.value.len(),
-        Answer::Write(write) => write.old.len(),
-        Answer::Page(page) => {
-            page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
-        }
-        Answer::Replicated | Answer::Joined(_) | Answer::TooLong(_) => 0,
-    }
-}
-
-fn message_length(body: &MessageBody) -> usize {
-    let length = |value: &Option<bytes::Bytes>| value.as_ref().map_or(0, bytes::Bytes::len);
-    match body {
-        MessageBody::Write { record, .. } => record.key.len() + length(&record.value),
-        MessageBody::WriteAnswer { replaced, .. } => length(&replaced.value),
-        MessageBody::ReadAnswer { found: Found::Record { record, .. }, .. } => {
-            record.key.len() + length(&record.value)
-        }
-        MessageBody::ForwardAnswer { reply: Some(Ok(answer)), .. } => answer_length(answer),
-        MessageBody::Listing { entries, .. } => entries.len() * 20,
-        MessageBody::Read { .. }
-        | MessageBody::Collect { .. }
-        | MessageBody::Collected { .. }
-        | MessageBody::Announce
-        | MessageBody::Compare { .. }
-        | MessageBody::Agree { .. }
-        | MessageBody::Parts { .. }
-        | MessageBody::Want { .. }
-        | MessageBody::ReadAnswer { .. }
-        | MessageBody::Survey { .. }
-        | MessageBody::SurveyAnswer { .. }
-        | MessageBody::Forward { .. }
-        | MessageBody::ForwardAnswer { .. } => 0,
     }
 }

@@ -21,6 +21,8 @@ pub struct Stats {
     pub rounds: u64,
     /// Records that they removed.
     pub collected: u64,
+    /// Peers' requests that were let fall, because too many answers waited for the log.
+    pub peers_unheard: u64,
     /// Peers' messages that were refused.
     pub peer_refusals: u64,
     /// Versions refused because they lie ahead of this node's clock.

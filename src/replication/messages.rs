@@ -259,3 +259,61 @@ pub struct Replaced {
     /// The live value, if there was one; empty bytes if its content was not asked for.
     pub value: Option<Bytes>,
 }
+
+impl OwnedRecord {
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl MessageBody {
+    /// Does it answer what this node has asked, and cause no answer itself?
+    pub fn is_answer(&self) -> bool {
+        match self {
+            MessageBody::WriteAnswer { .. }
+            | MessageBody::ReadAnswer { .. }
+            | MessageBody::SurveyAnswer { .. }
+            | MessageBody::ForwardAnswer { .. }
+            | MessageBody::Collected { .. }
+            | MessageBody::Agree { .. }
+            | MessageBody::Announce => true,
+            MessageBody::Write { .. }
+            | MessageBody::Read { .. }
+            | MessageBody::Survey { .. }
+            | MessageBody::Forward { .. }
+            | MessageBody::Collect { .. }
+            | MessageBody::Compare { .. }
+            | MessageBody::Parts { .. }
+            | MessageBody::Listing { .. }
+            | MessageBody::Want { .. } => false,
+        }
+    }
+
+    /// Bytes of keys, values and lists in it: what it takes up beside its own size.
+    pub fn bytes(&self) -> usize {
+        match self {
+            MessageBody::Write { record, .. }
+            | MessageBody::ReadAnswer { found: Found::Record { record, .. }, .. } => record.bytes(),
+            MessageBody::WriteAnswer { replaced, .. } => replaced.value.as_ref().map_or(0, Bytes::len),
+            MessageBody::Read { key, .. } => key.len(),
+            MessageBody::Forward { operation, .. } => operation.bytes(),
+            MessageBody::ForwardAnswer { reply: Some(Ok(answer)), .. } => answer.bytes(),
+            MessageBody::ForwardAnswer { reply: Some(Err(failure)), .. } => failure.message.len(),
+            MessageBody::Collect { listed, .. } => {
+                listed.iter().map(|dead| size_of::<Dead>() + dead.key.len()).sum()
+            }
+            MessageBody::Parts { digests, .. } => size_of_val(&digests[..]),
+            MessageBody::Listing { entries, .. } => size_of_val(&entries[..]),
+            MessageBody::Want { tokens } => size_of_val(&tokens[..]),
+            MessageBody::ForwardAnswer { reply: None, .. }
+            | MessageBody::ReadAnswer { .. }
+            | MessageBody::Collected { .. }
+            | MessageBody::Announce
+            | MessageBody::Compare { .. }
+            | MessageBody::Agree { .. }
+            | MessageBody::Survey { .. }
+            | MessageBody::SurveyAnswer { .. } => 0,
+        }
+    }
+}

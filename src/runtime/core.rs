@@ -335,14 +335,17 @@ impl Core {
         (0..self.0.parts.cores).for_each(|core| self.tell(CoreId(core), event()));
     }
 
-    /// Sends letters that must not be lost, in order; one that finds no room holds up those behind it until the next tick.
+    /// Sends letters that must not be lost, each core's in order; one that finds no room is tried again at the next tick, and
+    /// holds up none to other cores.
     fn send_unsent(&self) {
         let inner = &self.0;
-        let mut unsent = inner.unsent.borrow_mut();
-        while let Some((core, letter)) = unsent.pop_front() {
-            if let Err(letter) = inner.parts.outbox.try_tell(core, letter) {
-                unsent.push_front((core, letter));
-                break;
+        let mut full = Vec::new();
+        for (core, letter) in std::mem::take(&mut *inner.unsent.borrow_mut()) {
+            let told =
+                if full.contains(&core) { Err(letter) } else { inner.parts.outbox.try_tell(core, letter) };
+            if let Err(letter) = told {
+                full.push(core);
+                inner.unsent.borrow_mut().push_back((core, letter));
             }
         }
         inner.unposted.ring();

@@ -197,7 +197,27 @@ pub struct Asker(pub u64);
 /// A request's end.
 pub type Reply = Result<Answer, Failure>;
 
+impl Answer {
+    /// Bytes of keys and values in it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Answer::Read(read) => read.value.len(),
+            Answer::Write(write) => write.old.len(),
+            Answer::Page(page) => {
+                page.records.iter().map(|record| record.key.len() + record.answer.value.len()).sum()
+            }
+            Answer::Replicated | Answer::Joined(_) | Answer::TooLong(_) => 0,
+        }
+    }
+}
+
 impl Operation {
+    /// Bytes of keys and values in it.
+    pub fn bytes(&self) -> usize {
+        let value = if let Operation::Put { value, .. } = self { value.len() } else { 0 };
+        self.key().map_or(0, Bytes::len) + value
+    }
+
     /// Does it change data?
     pub fn is_write(&self) -> bool {
         match self {

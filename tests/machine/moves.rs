@@ -1,12 +1,12 @@
 //! Machines through changes of membership: configurations adopted, slots confirmed or refused, operations that go on.
 
-use crate::bench::{Bench, OTHER, Setup, get, put, ring};
+use crate::bench::{Bench, OTHER, Setup, delete, get, put, ring};
 use ringcore::cluster::change::{self, JoinRequest};
 use ringcore::cluster::epoch::{Epoch, Nonce};
 use ringcore::cluster::ring::Ring;
 use ringcore::node::event::Event;
-use ringcore::replication::messages::{MessageBody, Verdict};
-use ringcore::types::{MemberId, Slot, Token};
+use ringcore::replication::messages::{Message, MessageBody, News, Verdict};
+use ringcore::types::{Hlc, MemberId, Slot, Token};
 use std::sync::Arc;
 
 const N1: MemberId = MemberId(1);
@@ -222,4 +222,28 @@ fn member_that_loses_a_slot_drops_it_and_replay_agrees() {
     let replayed = here.replayed(&Setup::default().limits);
     assert_eq!(replayed.counts().records, 0);
     assert_eq!(replayed.mark(slot), here.machine.replica().shard().mark(slot));
+}
+
+#[test]
+fn round_of_collection_ends_where_a_move_begins() {
+    let mut here = Bench::new(Setup { members: 2, ..Setup::default() });
+    let (begun, _) = joining(here.machine.ring().epoch());
+    let first = |key: &String| here.machine.ring().replicas(Token::of(key.as_bytes()).slot())[0] == N1;
+    let key = (0..100u32).map(|n| n.to_string()).find(first).expect("it is first for half of them");
+    let key: &'static [u8] = Box::leak(key.into_boxed_str().into_boxed_bytes());
+    let slot = Token::of(key).slot();
+    here.ask(delete(key));
+    here.live_ms(40_000);
+    let round = here.sent.iter().rev().find_map(|(_, message)| match message.body {
+        MessageBody::Collect { round, .. } => Some(round),
+        _ => None,
+    });
+    let body = MessageBody::Collected { round: round.expect("it has asked the other replica") };
+    here.step(Event::Epoch(begun));
+    here.flush();
+    let message = Message { slot, configuration: 2, hlc: Hlc::ZERO, news: News::default(), body };
+    here.step(Event::Peer { from: OTHER, message });
+    here.flush();
+    assert_eq!(here.machine.replica().shard().counts().records, 1);
+    assert_eq!(here.machine.stats().rounds, 0);
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use ringcore::node::event::Event;
 use ringcore::replication::messages::{AttemptId, Message, MessageBody, News, OwnedRecord};
 use ringcore::types::request::Answer;
-use ringcore::types::{Hlc, MemberId, OperationId, Outcome, Token, Version};
+use ringcore::types::{Hlc, Limits, MemberId, OperationId, Outcome, Token, Version};
 
 #[test]
 fn write_of_two_replicas_is_acknowledged_when_both_hold_it_durably() {
@@ -178,4 +178,28 @@ fn record_of_another_slot_or_beyond_the_limits_is_refused() {
     here.step(offer(b"k", Bytes::from_static(b"k"), Bytes::from(vec![1; 5 << 20])));
     assert!(here.plan().is_empty());
     assert_eq!(here.machine.replica().shard().counts().records, 0);
+}
+
+#[test]
+fn requests_of_a_peer_are_let_fall_while_too_many_answers_wait_for_the_log() {
+    let limits = Limits { operations_max: 8, ..Limits::default() };
+    let mut here = Bench::new(Setup { members: 2, limits, ..Setup::default() });
+    let slot = Token::of(b"k").slot();
+    let mut say = |body| {
+        let (configuration, hlc, news) = (1, Hlc::ZERO, News::default());
+        here.step(Event::Peer { from: OTHER, message: Message { slot, configuration, hlc, news, body } });
+        here.sent.len()
+    };
+    let key = Bytes::from_static(b"k");
+    let version = Version::new(Hlc::at_ms(BEGIN_MS), OTHER);
+    let record = OwnedRecord { key: key.clone(), version, expires_at_ms: 0, value: Some(Bytes::new()) };
+    let attempt = AttemptId(1);
+    say(MessageBody::Write { attempt, record, label: None, naming: None, previous: false, repair: false });
+    for _ in 0..100 {
+        assert_eq!(say(MessageBody::Read { attempt, key: key.clone(), record: true }), 0, "the log stalls");
+    }
+    assert_eq!(here.out.waiting(), 4 * 8);
+    assert_eq!(here.machine.stats().peers_unheard, 101 - 4 * 8);
+    here.flush();
+    assert_eq!(here.sent.len(), 4 * 8);
 }

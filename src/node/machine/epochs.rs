@@ -36,6 +36,7 @@ impl Machine {
             let configuration = self.ring.configuration(slot);
             if configuration > self.configuration(slot) {
                 self.replica.adopt(slot, configuration, epoch, bound);
+                self.end_round(slot);
                 if !sets.contains(member) && self.replica.holds_any(slot) {
                     self.replica.drop_slot(slot, epoch);
                 }

@@ -4,7 +4,7 @@
 //! A pair of replicas that agreed on a slot's digest, and whose digest is still the same, has nothing to say: so what is
 //! idle costs nothing but a slow walk, which is there in case this is wrong.
 
-use super::{Machine, owned};
+use super::{Machine, RECORD_OVERHEAD, owned};
 use crate::node::effect::Effects;
 use crate::replication::exchange::{self, Difference, Narrowed};
 use crate::replication::messages::{LISTED_MAX, MessageBody, PARTS, TokenRange, UNANSWERED};
@@ -265,7 +265,7 @@ impl Machine {
             assert!(listed.is_continue(), "few keys share a token");
             let (label, wait) = (self.label(slot), self.replica.wait_for(token));
             for record in records {
-                bytes += record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len) + 64;
+                bytes += record.bytes() + RECORD_OVERHEAD;
                 self.stats.repaired += 1;
                 let attempt = UNANSWERED;
                 let body = MessageBody::Write {

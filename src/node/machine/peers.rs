@@ -20,6 +20,10 @@ use core::cmp::Ordering;
 /// How often a newer epoch is asked for, milliseconds.
 const ASK_EPOCH_MS: u64 = 20;
 
+/// While the log stalls, answers to peers pile up: beyond so many times what clients' answers may take, peers' requests are
+/// let fall. Whoever waits for an answer asks again.
+const PEERS_SHARE: usize = 4;
+
 /// A record as a peer offers it.
 struct Offered {
     record: OwnedRecord,
@@ -34,6 +38,10 @@ impl Machine {
         let known = self.ring.epoch().member(from).is_some() && from != self.config.member;
         if !known || message.slot.core(self.config.cores) != self.config.core {
             self.stats.peer_refusals += 1;
+            return;
+        }
+        if !message.body.is_answer() && !self.has_room_for_peers(out) {
+            self.stats.peers_unheard += 1;
             return;
         }
         let clock_ms = self.clock.read(now);
@@ -139,7 +147,7 @@ impl Machine {
     ) {
         match body {
             MessageBody::Collect { round, listed } => {
-                self.collect_asked(now, (from, slot), round, &listed, out)
+                self.collect_asked(now, (from, slot), (round, news.round), &listed, out);
             }
             MessageBody::Collected { round } => self.collect_confirmed(from, slot, round),
             // Digests are compared at equal rounds only; whoever is behind has just taken the news, or is told it.
@@ -192,6 +200,13 @@ impl Machine {
         self.send(wait.max(self.replica.wait_for_adoption()), to, slot, body, out);
     }
 
+    /// Is there room for another answer that may have to wait for the log?
+    fn has_room_for_peers(&self, out: &Effects) -> bool {
+        let limits = &self.config.limits;
+        out.waiting() < PEERS_SHARE * limits.operations_max
+            && out.held_bytes() < PEERS_SHARE * limits.held_bytes_max
+    }
+
     /// Is it a key of that slot?
     fn is_of(&self, slot: Slot, key: &[u8]) -> bool {
         self.check_key(key).is_ok() && Token::of(key).slot() == slot
@@ -223,7 +238,7 @@ impl Machine {
             self.stats.clock_refusals += 1;
             return refuse(Verdict::ClockAhead);
         }
-        let bytes = record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+        let bytes = record.bytes();
         let fits = record.value.as_deref().is_none_or(|value| self.check_value(value).is_ok());
         let memory_max = if record.value.is_some() { self.config.memory_limit } else { usize::MAX };
         if !fits || self.check_room(bytes, memory_max).is_err() {

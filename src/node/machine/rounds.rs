@@ -50,6 +50,12 @@ impl Machine {
         self.rounds.before = second(self.config.hlc_bound);
     }
 
+    /// The slot's replicas are others now: its round, and the list of one, are void.
+    pub(super) fn end_round(&mut self, slot: Slot) {
+        self.rounds.open.remove(&slot);
+        self.rounds.lists.remove(&slot);
+    }
+
     /// Begins rounds for what was found dead in slots whose first replica this member is.
     pub(super) fn collect_dead(
         &mut self,
@@ -97,16 +103,18 @@ impl Machine {
     }
 
     /// Takes the list of a round into table and log, remembers it, and says so. Nothing is said if not all of it is held.
+    /// `label`: the round that the sender knows, which does not cover what it lists from its table.
     pub(super) fn collect_asked(
         &mut self,
         now: Now,
         (from, slot): (MemberId, Slot),
-        round: Round,
+        (round, label): (Round, Round),
         listed: &[Dead],
         out: &mut Effects,
     ) {
         let sets = self.sets(slot);
-        let is_runs = sets.base.first() == Some(&from) && sets.target.is_empty();
+        let is_runs =
+            sets.base.first() == Some(&from) && sets.target.is_empty() && round.c == self.configuration(slot);
         let fits = listed.len() <= LISTED_MAX
             && listed
                 .iter()
@@ -121,7 +129,6 @@ impl Machine {
         {
             return;
         }
-        let label = Some(self.replica.shard().mark(slot).round);
         for Dead { key, version, expires_at_ms } in listed {
             if self.is_beyond(now, *version) || self.check_room(key.len(), usize::MAX).is_err() {
                 return;
@@ -129,9 +136,11 @@ impl Machine {
             let body = if *expires_at_ms == 0 { Body::Tombstone } else { Body::Expired };
             let record = RecordRef { key, version: *version, expires_at_ms: *expires_at_ms, body };
             self.hlc.observe(version.hlc);
-            match self.replica.write(&record, label, None, version.hlc, false).0 {
+            match self.replica.write(&record, Some(label), None, version.hlc, false).0 {
                 Taken::Held(_) | Taken::Superseded(_, _, Ever::Held | Ever::Never | Ever::Unknown) => {}
-                Taken::BelowFloor | Taken::NoPlace => return,
+                // The sender is behind: with the news it labels afresh.
+                Taken::BelowFloor => return self.send(None, from, slot, MessageBody::Announce, out),
+                Taken::NoPlace => return,
             }
         }
         let list = listed.iter().map(|dead| (dead.key.clone(), dead.version)).collect();

@@ -22,8 +22,7 @@ pub(crate) use serve::{Refused, serve};
 use super::backend::{Phase, View};
 use crate::cluster::messages::ControlMessage;
 use crate::cluster::slot_set::SLOT_SET_BYTES;
-use crate::replication::messages::{Dead, Found, Message, MessageBody, OwnedRecord};
-use crate::types::request::{Answer, Operation};
+use crate::replication::messages::{Message, MessageBody};
 use crate::types::{ClusterId, CoreId, Failure, MemberId, Reason};
 use bytes::Bytes;
 
@@ -98,39 +97,11 @@ impl Frame {
 
     /// What it takes up while it waits, about; on the wire it takes less.
     pub(crate) fn weight(&self) -> usize {
-        let record = |record: &OwnedRecord| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
-        let message = match self {
-            Frame::Slot(message) => message,
-            Frame::Control(message) => return size_of::<Frame>() + control_bytes(message),
-        };
-        let bytes = match &message.body {
-            MessageBody::Write { record: it, .. }
-            | MessageBody::ReadAnswer { found: Found::Record { record: it, .. }, .. } => record(it),
-            MessageBody::WriteAnswer { replaced, .. } => replaced.value.as_ref().map_or(0, Bytes::len),
-            MessageBody::Read { key, .. } => key.len(),
-            MessageBody::Forward { operation: Operation::Put { key, value, .. }, .. } => {
-                key.len() + value.len()
+        size_of::<Frame>()
+            + match self {
+                Frame::Slot(message) => message.body.bytes(),
+                Frame::Control(message) => control_bytes(message),
             }
-            MessageBody::Forward { operation, .. } => operation.key().map_or(0, Bytes::len),
-            MessageBody::ForwardAnswer { reply: Some(Ok(Answer::Read(answer))), .. } => answer.value.len(),
-            MessageBody::ForwardAnswer { reply: Some(Ok(Answer::Write(answer))), .. } => answer.old.len(),
-            MessageBody::ForwardAnswer { reply: Some(Err(failure)), .. } => failure.message.len(),
-            MessageBody::Collect { listed, .. } => {
-                listed.iter().map(|dead| size_of::<Dead>() + dead.key.len()).sum()
-            }
-            MessageBody::Parts { digests, .. } => size_of_val(&digests[..]),
-            MessageBody::Listing { entries, .. } => size_of_val(&entries[..]),
-            MessageBody::Want { tokens } => size_of_val(&tokens[..]),
-            MessageBody::ForwardAnswer { .. }
-            | MessageBody::ReadAnswer { .. }
-            | MessageBody::Collected { .. }
-            | MessageBody::Announce
-            | MessageBody::Compare { .. }
-            | MessageBody::Agree { .. }
-            | MessageBody::Survey { .. }
-            | MessageBody::SurveyAnswer { .. } => 0,
-        };
-        size_of::<Frame>() + bytes
     }
 }
 
